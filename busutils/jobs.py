@@ -1,0 +1,308 @@
+"""Long work in steps that can be stopped and taken up again.
+
+One idea: a step's result is kept in a file whose name is the **content** that went into it. Running the same step
+again finds the file; a step that was interrupted left nothing half-written behind and starts anew. The same map runs
+over the cores of one machine (joblib) or over the workers of a Dask cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import platformdirs
+
+__all__ = ["atomic_path", "cache_dir", "content_key", "remember", "run"]
+
+logger = logging.getLogger(__name__)
+
+
+def cache_dir() -> Path:
+    """Folder of everything that can be computed anew: ``BUSUTILS_CACHE_DIR``, or the system's cache folder.
+
+    Returns
+    -------
+    pathlib.Path
+        It may not exist yet.
+    """
+    chosen = os.environ.get("BUSUTILS_CACHE_DIR")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("busutils", appauthor=False))
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path` and move it there when the block ends well; else remove it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to be written. Its folder is made.
+
+    Yields
+    ------
+    pathlib.Path
+        A path in the same folder with the same ending, to be written by the block.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("whole or not at all")
+    >>> target.read_text()
+    'whole or not at all'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files that only their owner can read; results are as open as the user's other files.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def content_key(*parts: Any) -> str:
+    """Hash of values: equal content, equal key, in every process and on every machine.
+
+    Parameters
+    ----------
+    *parts
+        Numbers, strings, ``None``, NumPy arrays, paths, data frames, estimators (their class and parameters), and
+        sequences, sets and mappings of these.
+
+    Returns
+    -------
+    str
+        40 hexadecimal digits.
+
+    Raises
+    ------
+    TypeError
+        For a value whose content cannot be told from its printed form, such as a function.
+
+    Examples
+    --------
+    >>> content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    True
+    >>> content_key(1) == content_key("1")
+    False
+    """
+    digest = hashlib.sha256()
+    _feed(digest, parts)
+    return digest.hexdigest()[:40]
+
+
+def _feed(digest: Any, value: Any) -> None:
+    # Every value is fed with its type and, where it has one, its length, so that different content never runs together.
+    if value is None or isinstance(value, bool | int | float | str | np.bool_ | np.integer | np.floating):
+        value = value.item() if isinstance(value, np.generic) else value
+        digest.update(f"{type(value).__name__}:{value!r};".encode())
+    elif isinstance(value, bytes):
+        digest.update(f"bytes:{len(value)}:".encode() + value)
+    elif isinstance(value, os.PathLike):
+        digest.update(f"path:{os.fspath(value)!r};".encode())
+    elif isinstance(value, np.ndarray):
+        if value.dtype == object:
+            value = value.tolist()
+            _feed(digest, value)
+            return
+        digest.update(f"array:{value.dtype.str}:{value.shape}:".encode())
+        digest.update(np.ascontiguousarray(value).data if value.size else b"")
+    elif isinstance(value, pd.DataFrame):
+        digest.update(b"frame:" + value.to_csv(index=False).encode())
+    elif isinstance(value, Mapping):
+        digest.update(f"mapping:{len(value)}:".encode())
+        for name in sorted(value, key=str):
+            _feed(digest, name)
+            _feed(digest, value[name])
+    elif isinstance(value, set | frozenset):
+        _feed(digest, sorted(value, key=str))
+    elif isinstance(value, Sequence):
+        digest.update(f"sequence:{len(value)}:".encode())
+        for item in value:
+            _feed(digest, item)
+    elif hasattr(value, "get_params"):
+        digest.update(f"estimator:{type(value).__qualname__}:".encode())
+        _feed(digest, value.get_params())
+    else:
+        raise TypeError(f"cannot make a content key of a {type(value).__name__}: give its parameters instead")
+
+
+def _write(path: Path, result: Any) -> None:
+    with atomic_path(path) as temporary:
+        if path.suffix == ".json":
+            temporary.write_text(json.dumps(result, indent=1))
+        elif path.suffix == ".csv":
+            result.to_csv(temporary, index=False)
+        else:
+            np.savez_compressed(temporary, **result)
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".csv":
+        # Round-trip reading gives back the very floats that were written.
+        return pd.read_csv(path, float_precision="round_trip")
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+_ENDINGS = (".json", ".csv", ".npz")
+
+
+def remember(
+    name: str,
+    parts: Any,
+    compute: Callable[[], Any],
+    *,
+    ending: str = ".json",
+    folder: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Return the kept result of a step, or compute and keep it.
+
+    Parameters
+    ----------
+    name : str
+        What the step is called; part of the file's name.
+    parts : Any
+        The content the result depends on, see :func:`content_key`.
+    compute : callable
+        Called without arguments if there is no kept result.
+    ending : {".json", ".csv", ".npz"}
+        The kind of result: plain values, a data frame, or a mapping of arrays.
+    folder : path-like, optional
+        Where results are kept; ``jobs`` in :func:`cache_dir` by default.
+
+    Returns
+    -------
+    Any
+        The result as read back from its file, so that the first and every later call return the same.
+
+    Raises
+    ------
+    ValueError
+        If `ending` is none of the three.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first = remember("square", 3, lambda: 9, folder=folder)
+    ...     again = remember("square", 3, lambda: 1 / 0, folder=folder)
+    >>> first, again
+    (9, 9)
+    """
+    if ending not in _ENDINGS:
+        raise ValueError(f"ending must be one of {', '.join(_ENDINGS)}, got {ending!r}")
+    path = Path(folder or cache_dir() / "jobs") / f"{name}-{content_key(parts)[:20]}{ending}"
+    if path.exists():
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("%s cannot be read (%s): computed anew", path, error)
+    _write(path, compute())
+    return _read(path)
+
+
+def run(
+    name: str,
+    step: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    parts: Any = None,
+    keep: bool = True,
+    ending: str = ".json",
+    folder: str | os.PathLike[str] | None = None,
+    n_jobs: int = 1,
+    client: Any = None,
+    progress: bool = False,
+) -> list[Any]:
+    """Apply a step to every item, over processes or a Dask cluster, taking up where an earlier run was stopped.
+
+    Parameters
+    ----------
+    name : str
+        What the step is called.
+    step : callable
+        A function of one item. With several processes or a cluster it must be importable.
+    items : iterable
+        The items; with `keep` their content names the results, see :func:`content_key`.
+    parts : Any, optional
+        Further content on which the results depend, such as options bound into `step`.
+    keep : bool, default True
+        Keep results in files. Without it nothing is written and nothing can be resumed.
+    ending, folder
+        As in :func:`remember`.
+    n_jobs : int, default 1
+        Processes on this machine; -1 for all cores.
+    client : distributed.Client, optional
+        Runs the steps on a Dask cluster instead. Kept results are written on this machine.
+    progress : bool, default False
+        Show a progress bar with the time left.
+
+    Returns
+    -------
+    list
+        One result an item, in order.
+    """
+    from tqdm.auto import tqdm
+
+    items = list(items)
+    folder = Path(folder or cache_dir() / "jobs")
+    paths = [folder / f"{name}-{content_key(parts, item)[:20]}{ending}" if keep else None for item in items]
+    results: dict[int, Any] = {}
+    for index, path in enumerate(paths):
+        if path is not None and path.exists():
+            # A damaged file counts as not done.
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                results[index] = _read(path)
+    todo = [index for index in range(len(items)) if index not in results]
+    with tqdm(total=len(items), initial=len(results), desc=name, disable=not progress) as bar:
+        for index, result in _map(step, [(i, items[i]) for i in todo], n_jobs, client):
+            path = paths[index]
+            if path is not None:
+                _write(path, result)
+                result = _read(path)
+            results[index] = result
+            bar.update()
+    return [results[index] for index in range(len(items))]
+
+
+def _numbered(step: Callable[[Any], Any], index: int, item: Any) -> tuple[int, Any]:
+    return index, step(item)
+
+
+def _map(
+    step: Callable[[Any], Any], numbered: list[tuple[int, Any]], n_jobs: int, client: Any
+) -> Iterator[tuple[int, Any]]:
+    if client is not None:
+        from distributed import as_completed
+
+        futures = [client.submit(_numbered, step, index, item, pure=False) for index, item in numbered]
+        for future in as_completed(futures):
+            yield future.result()
+    elif n_jobs == 1 or len(numbered) < 2:
+        for index, item in numbered:
+            yield index, step(item)
+    else:
+        from joblib import Parallel, delayed
+
+        parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+        yield from parallel(delayed(_numbered)(step, index, item) for index, item in numbered)

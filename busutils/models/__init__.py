@@ -1,0 +1,36 @@
+"""Methods that draw a lesion: K-Means and U-Net behind the same calls.
+
+Networks load Keras only when they are used; importing this module does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, load
+
+# Name → module: imported when first asked for, so that K-Means never pays for Keras.
+_LAZY = {
+    "ConstantMaskSegmenter": "busutils.models.constant",
+    "KMeansSegmenter": "busutils.models.kmeans",
+    "UNetSegmenter": "busutils.models.training",
+    "unet": "busutils.models.unet",
+    "load_weights": "busutils.models.weights",
+    "list_weights": "busutils.models.weights",
+}
+
+__all__ = [*_LAZY, "Segmenter", "WeightsError", "clean_mask", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    # `unet` names a function and a module: importing the module would otherwise shadow the function.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

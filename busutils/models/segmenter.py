@@ -1,0 +1,377 @@
+"""What every method that draws a lesion can do: fit, predict, save, load.
+
+A :class:`Segmenter` is a scikit-learn estimator of images: parameters in ``__init__`` only, ``get_params``,
+``set_params`` and ``clone`` work. It takes a stack or a list of images of any size and gives maps of the same
+sizes; the network's square is its own business.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy import ndimage
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+
+from busutils.datasets.pixels import resize_image, resize_map
+from busutils.jobs import atomic_path
+
+__all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "load"]
+
+FORMAT_VERSION = 1
+
+Images = np.ndarray | Sequence[np.ndarray]
+
+
+class WeightsError(ValueError):
+    """A file of saved weights that cannot be used, and why."""
+
+
+def check_images(images: Images) -> list[np.ndarray]:
+    """Turn a stack or a list of images into a list, or say in one sentence what is wrong with them.
+
+    Parameters
+    ----------
+    images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
+        Grey images.
+
+    Returns
+    -------
+    list of (H, W) uint8 ndarray
+
+    Raises
+    ------
+    ValueError
+        If an image is not two-dimensional, not uint8 or has no pixel.
+
+    Examples
+    --------
+    >>> len(check_images(np.zeros((3, 8, 8), np.uint8)))
+    3
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype != object:
+        raise ValueError("images must be a stack (N, H, W) or a list of images: for a single one give image[None]")
+    checked = []
+    for index, image in enumerate(images):
+        image = np.asarray(image)
+        if image.ndim != 2:
+            raise ValueError(f"image {index} must be grey with shape (H, W), got {image.shape}")
+        if image.dtype != np.uint8:
+            raise ValueError(f"image {index} must be uint8 (0 to 255), got {image.dtype}: rescale and convert it first")
+        if image.size == 0:
+            raise ValueError(f"image {index} has no pixel: shape {image.shape}")
+        checked.append(image)
+    return checked
+
+
+def check_masks(masks: Images, images: list[np.ndarray]) -> list[np.ndarray]:
+    """Check that there is one boolean mask of the right size for every image; return them as a list."""
+    if len(masks) != len(images):
+        raise ValueError(f"{len(images)} images but {len(masks)} masks: give one mask an image")
+    for index, (mask, image) in enumerate(zip(masks, images, strict=True)):
+        if np.asarray(mask).dtype != bool or np.shape(mask) != image.shape:
+            raise ValueError(
+                f"mask {index} must be boolean with its image's shape {image.shape}, "
+                f"got {np.asarray(mask).dtype} {np.shape(mask)}"
+            )
+    return [np.asarray(mask) for mask in masks]
+
+
+def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False, fill: bool = True) -> np.ndarray:
+    """Tidy a predicted mask: fill holes, drop specks, optionally keep the largest region only.
+
+    Parameters
+    ----------
+    mask : (H, W) bool ndarray
+        A thresholded prediction.
+    min_area : float, default 0
+        Regions smaller than this share of the image are dropped.
+    largest : bool, default False
+        Keep only the largest region. Wrong for images with several lesions.
+    fill : bool, default True
+        Fill holes: a lesion has none.
+
+    Returns
+    -------
+    (H, W) bool ndarray
+
+    Examples
+    --------
+    >>> mask = np.zeros((10, 10), bool)
+    >>> mask[1:5, 1:5] = True
+    >>> mask[2, 2] = False
+    >>> mask[8, 8] = True
+    >>> clean_mask(mask, min_area=0.02).sum()
+    np.int64(16)
+    """
+    if fill:
+        mask = ndimage.binary_fill_holes(mask)
+    if min_area <= 0 and not largest:
+        return mask.copy()
+    regions, n_regions = ndimage.label(mask, structure=np.ones((3, 3)))
+    if n_regions == 0:
+        return mask.copy()
+    areas = np.bincount(regions.ravel())
+    areas[0] = 0
+    keep = areas >= max(min_area * mask.size, 1)
+    if largest:
+        keep &= np.arange(len(areas)) == areas.argmax()
+    return keep[regions]
+
+
+class Segmenter(BaseEstimator):
+    """Base of all methods that draw a lesion.
+
+    A subclass sets `supervised`, and writes ``_fit(images, masks, **options)`` and ``_square_proba(squares)``; it may
+    keep fitted arrays, which ``_arrays`` and ``_set_arrays`` save and load. Parameters named in ``__init__`` are the
+    configuration. A subclass needs a parameter ``size``: the square, in pixels, it works on.
+    """
+
+    supervised: ClassVar[bool] = True
+    _classes: ClassVar[dict[str, type[Segmenter]]] = {}
+
+    size: int
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Segmenter._classes[cls.__name__] = cls
+
+    # -- fitting and predicting ------------------------------------------------------------------------------
+
+    def fit(self, images: Images, masks: Images | None = None, **options: Any) -> Self:
+        """Learn from images, and from masks where the method is a supervised one.
+
+        Parameters
+        ----------
+        images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
+            Training images.
+        masks : boolean arrays of the images' shapes, optional
+            Reference masks. An unsupervised method never looks at them; a supervised one requires them.
+
+        Returns
+        -------
+        Segmenter
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the images or masks are malformed, or masks are missing where they are needed.
+        """
+        images = check_images(images)
+        if not images:
+            raise ValueError("cannot fit on no image at all: check the subset you selected")
+        if not self.supervised:
+            self._fit(images, None, **options)
+        elif masks is None:
+            raise ValueError(f"{type(self).__name__} learns from masks: call fit(images, masks)")
+        else:
+            self._fit(images, check_masks(masks, images), **options)
+        self.fitted_ = True
+        return self
+
+    def predict_proba(self, images: Images) -> np.ndarray | list[np.ndarray]:
+        """Probability, pixel by pixel, that it belongs to a lesion.
+
+        Parameters
+        ----------
+        images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
+            Images of any sizes.
+
+        Returns
+        -------
+        (N, H, W) float32 ndarray or list of (H, W) float32 ndarray
+            In [0, 1], in the form and sizes of the input. Methods without a notion of probability give 0 and 1.
+
+        Raises
+        ------
+        ValueError
+            If the images are malformed.
+        sklearn.exceptions.NotFittedError
+            If the method was neither fitted nor loaded.
+        """
+        checked = check_images(images)
+        self._check_fitted()
+        maps: list[np.ndarray] = []
+        # Blocks keep the memory flat however many images there are.
+        for start in range(0, len(checked), 64):
+            block = checked[start : start + 64]
+            squares = np.stack([resize_image(image, self.size) for image in block])
+            probs = np.asarray(self._square_proba(squares), dtype=np.float32)
+            maps += [
+                np.clip(resize_map(prob, image.shape), 0, 1) for prob, image in zip(probs, block, strict=True)
+            ]
+        return self._like(images, maps, np.float32)
+
+    def predict(self, images: Images) -> np.ndarray | list[np.ndarray]:
+        """Masks of the lesions: the probability at or above `threshold_`, tidied.
+
+        Parameters
+        ----------
+        images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
+            Images of any sizes.
+
+        Returns
+        -------
+        (N, H, W) bool ndarray or list of (H, W) bool ndarray
+            In the form and sizes of the input. An empty mask says that nothing was found.
+        """
+        return self.masks_from(self.predict_proba(images))
+
+    def masks_from(self, probs: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+        """Turn probability maps of this method into masks, as :meth:`predict` does.
+
+        Parameters
+        ----------
+        probs : (N, H, W) float ndarray or sequence of (H, W) float ndarray
+            What :meth:`predict_proba` returned.
+
+        Returns
+        -------
+        boolean arrays of the same form and sizes.
+        """
+        masks = [self._tidy(np.asarray(prob) >= self.threshold_) for prob in probs]
+        return self._like(probs, masks, bool)
+
+    @staticmethod
+    def _like(given: Any, results: list[np.ndarray], dtype: Any) -> np.ndarray | list[np.ndarray]:
+        if isinstance(given, np.ndarray) and given.dtype != object:
+            return np.stack(results) if results else np.zeros(given.shape, dtype)
+        return results
+
+    @property
+    def threshold_(self) -> float:
+        """Probability from which a pixel counts as lesion; chosen on validation groups where the method learns it."""
+        return float(self.__dict__.get("_threshold", 0.5))
+
+    @threshold_.setter
+    def threshold_(self, value: float) -> None:
+        self._threshold = float(value)
+
+    # -- what a subclass writes ------------------------------------------------------------------------------
+
+    def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
+        raise NotImplementedError
+
+    def _square_proba(self, squares: np.ndarray) -> np.ndarray:
+        """Probability maps (N, size, size) of square images (N, size, size) uint8."""
+        raise NotImplementedError
+
+    def _tidy(self, mask: np.ndarray) -> np.ndarray:
+        return mask
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        if arrays:
+            raise WeightsError(f"{type(self).__name__} has no weights, but the file holds {len(arrays)} arrays")
+
+    def _state(self) -> dict[str, Any]:
+        """Small fitted values beside the arrays, as JSON."""
+        return {"threshold": self.threshold_}
+
+    def _set_state(self, state: dict[str, Any]) -> None:
+        self.threshold_ = state.get("threshold", 0.5)
+
+    def _check_fitted(self) -> None:
+        if self.supervised and not getattr(self, "fitted_", False):
+            raise NotFittedError(f"this {type(self).__name__} was not fitted: call fit(images, masks) or load(path)")
+
+    # -- saving and loading ----------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], *, half: bool = False) -> Path:
+        """Write the segmenter to one file: weights as arrays, configuration as JSON, no pickle.
+
+        Parameters
+        ----------
+        path : path-like
+            Usually ends in ``.npz``.
+        half : bool, default False
+            Keep weights as float16: half the size, and a difference in Dice far below 0.001.
+
+        Returns
+        -------
+        pathlib.Path
+            The file. It is whole, or it is not there.
+        """
+        self._check_fitted()
+        header = {
+            "format": FORMAT_VERSION,
+            "class": type(self).__name__,
+            "params": self.get_params(deep=False),
+            "state": self._state(),
+        }
+        arrays = self._arrays()
+        if half:
+            arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
+        path = Path(path)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Segmenter:
+        """Read a segmenter that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+
+        Returns
+        -------
+        Segmenter
+            Of the class that was saved, ready to predict.
+
+        Raises
+        ------
+        WeightsError
+            If there is no such file, it is not a segmenter's, it is damaged or of a newer format, or it holds a
+            method other than `cls`.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise WeightsError(f"there is no weights file {path}: check the path")
+        wrong = f"{path} is not a file of saved weights: give one that Segmenter.save wrote"
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                if "header" not in archive:
+                    raise WeightsError(wrong)
+                header = json.loads(str(archive["header"]))
+                version = header["format"]
+                if version > FORMAT_VERSION:
+                    raise WeightsError(f"{path} has format {version}, newer than {FORMAT_VERSION}: update busutils")
+                arrays = {name: archive[name] for name in archive.files if name != "header"}
+            kind, params, state = header["class"], header["params"], header["state"]
+        except WeightsError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+            raise WeightsError(wrong) from error
+        if kind not in Segmenter._classes:
+            raise WeightsError(f"{path} holds an unknown method {kind!r}: update busutils")
+        subclass = Segmenter._classes[kind]
+        if not issubclass(subclass, cls):
+            raise WeightsError(f"{path} holds a {kind}, not a {cls.__name__}: load it with busutils.models.load")
+        known = set(inspect.signature(subclass.__init__).parameters)
+        if unknown := sorted(set(params) - known):
+            raise WeightsError(f"{path} has unknown settings {', '.join(unknown)}: it was written by another version")
+        # JSON has no tuples; scikit-learn wants parameters kept as they came.
+        segmenter = subclass(**{name: tuple(v) if isinstance(v, list) else v for name, v in params.items()})
+        arrays = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()}
+        segmenter._set_arrays(arrays)
+        segmenter._set_state(state)
+        segmenter.fitted_ = True
+        return segmenter
+
+
+def load(path: str | os.PathLike[str]) -> Segmenter:
+    """Read any saved segmenter; see :meth:`Segmenter.load`."""
+    return Segmenter.load(path)
