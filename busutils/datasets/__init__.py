@@ -1,0 +1,207 @@
+"""Breast-ultrasound image sets: fetched, checked, audited, split without leaks.
+
+>>> from busutils import datasets
+>>> datasets.load("phantom", n=4, size=64)
+<LesionDataset phantom: 4 images (...)>
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import urllib.parse
+import warnings
+from pathlib import Path
+
+from busutils.datasets import readers
+from busutils.datasets.cache import cache_dir, cache_info, clear_cache
+from busutils.datasets.catalogue import CARDS, Card, card
+from busutils.datasets.lesions import LABELS, LesionDataset, Record, read_record
+from busutils.datasets.pixels import (
+    DatasetError,
+    DatasetWarning,
+    PixelSource,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_map,
+    resize_mask,
+)
+from busutils.datasets.splits import LeakError, check_no_leak, grouped_folds
+
+__all__ = [
+    "CARDS",
+    "LABELS",
+    "Card",
+    "DatasetError",
+    "DatasetWarning",
+    "LeakError",
+    "LesionDataset",
+    "PixelSource",
+    "Record",
+    "cache_dir",
+    "cache_info",
+    "card",
+    "check_no_leak",
+    "clear_cache",
+    "grouped_folds",
+    "keys",
+    "load",
+    "parse_spec",
+    "read_image",
+    "read_mask",
+    "read_record",
+    "resize_image",
+    "resize_map",
+    "resize_mask",
+]
+
+
+def keys() -> tuple[str, ...]:
+    """List the keys that :func:`load` understands.
+
+    Returns
+    -------
+    tuple of str
+    """
+    return tuple(CARDS)
+
+
+def _value(text: str) -> int | float | bool | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, int | float | bool | str]]:
+    """Split ``key?option=value&…`` into key and options.
+
+    Parameters
+    ----------
+    spec : str
+        A key, or a key with options as in a web address; values become int, float or bool where they look
+        like one.
+
+    Returns
+    -------
+    key : str
+    options : dict
+
+    Raises
+    ------
+    DatasetError
+        If an option has no value.
+
+    Examples
+    --------
+    >>> parse_spec("phantom?scanner=portable&n=60")
+    ('phantom', {'scanner': 'portable', 'n': 60})
+    """
+    key, _, query = str(spec).partition("?")
+    try:
+        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        raise DatasetError(
+            f"{spec!r} is not a data set: write it as 'phantom?scanner=portable&n=60'."
+        ) from None
+    return key.strip().lower().replace("_", "-"), {name: _value(text) for name, text in pairs}
+
+
+def find_folder(key: str, root: str | os.PathLike | None = None) -> Path:
+    """Find the published folder of a set.
+
+    Parameters
+    ----------
+    key : str
+    root : path, optional
+        Folder that holds the published folders, or the published folder itself; by default
+        ``BUSUTILS_DATA_DIR``.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DatasetError
+        If there is no such folder; the message says what to do.
+    """
+    about = card(key)
+    how = (
+        f"fetch it with 'busutils datasets fetch {about.key}', "
+        "or name the folder with root= or BUSUTILS_DATA_DIR"
+    )
+    where = root or os.environ.get("BUSUTILS_DATA_DIR")
+    if not where:
+        raise DatasetError(f"no data folder is known for {about.title}: {how}.")
+    where = Path(where).expanduser()
+    if not where.is_dir():
+        raise DatasetError(f"{where} is not a folder: {how}.")
+    if not any(where.iterdir()):
+        raise DatasetError(f"{where} is empty: {how}.")
+    if about.folder and (where / about.folder).is_dir():
+        found = where / about.folder
+        if not any(found.iterdir()):
+            raise DatasetError(f"{found} is empty: {how}.")
+        return found
+    return where
+
+
+def _check_options(key: str, function, options: dict, own: tuple[str, ...]) -> None:
+    known = [name for name in inspect.signature(function).parameters if name not in own]
+    unknown = [name for name in options if name not in known]
+    if unknown and "options" not in known:
+        have = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise DatasetError(f"{key} has no option {unknown[0]!r}; {have}.")
+
+
+def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDataset:
+    """Load an image set.
+
+    Parameters
+    ----------
+    key : str
+        One of :func:`keys`, or a key with options: ``"phantom?scanner=portable&n=60"``.
+    root : path, optional
+        Folder that holds the published folders (``Dataset_BUSI_with_GT/``, ``BUSBRA/`` …), or the published
+        folder itself; by default the environment variable ``BUSUTILS_DATA_DIR``. Simulated images need none.
+    **options
+        Options of the set; they win over those in ``key``.
+
+    Returns
+    -------
+    LesionDataset
+        Pixels are read when asked for, not here.
+
+    Raises
+    ------
+    DatasetError
+        If key or option is unknown, the folder is missing, empty or another set, or an image has no mask.
+
+    Warns
+    -----
+    DatasetWarning
+        If something was left out or is missing; also kept in ``LesionDataset.warnings``.
+    """
+    name, given = parse_spec(key)
+    options = {**given, **options}
+    root = options.pop("root", root)
+    about = card(name)
+    if name == "phantom":
+        from busutils.datasets import phantom  # not needed for real images
+
+        _check_options(name, phantom.load, options, ())
+        return phantom.load(**options)
+    reader = readers.READERS[name]
+    _check_options(name, reader, options, ("root", "card", "report"))
+    report = readers.Report()
+    records = reader(find_folder(name, root), about, report, **options)
+    messages = [problem.message for problem in report.problems]
+    for message in messages:
+        warnings.warn(message, DatasetWarning, stacklevel=2)
+    return LesionDataset(records, name=name, key=name, warnings=messages)

@@ -1,0 +1,405 @@
+"""What an image set is: records, and an ordered collection of them that hands out arrays and folds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from busutils.datasets import cache, splits
+from busutils.datasets.pixels import (
+    DatasetError,
+    PixelSource,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+    sizes_agree,
+)
+
+LABELS = ("benign", "malignant", "normal", "unknown")
+
+# Decoding releases the interpreter lock, so a few threads keep the cores of a small machine busy.
+_READERS = 4
+# A subset smaller than this share of its set is read by itself instead of filling the cache for the whole
+# set.
+_WORTH_CACHING = 0.25
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a set, with its masks and what is known about it.
+
+    Parameters
+    ----------
+    id : str
+        File name without ending, unique within its set.
+    image : Path or PixelSource
+        Where the pixels come from: a file, or an object with ``read()`` (simulated and raw-data images).
+    masks : tuple of Path or PixelSource
+        One entry a mask file; they are joined. Empty means that no pixel is lesion.
+    label : {'benign', 'malignant', 'normal', 'unknown'}
+    group : str
+        Images that must stay on one side of a split share it: a patient, a case, or near-copies of one scene.
+    source : str
+        Key of the set the image comes from.
+    mm_per_px : float, optional
+        Side of a pixel in millimetres, where the set tells.
+    notes : tuple of str
+        What a user should know about this image.
+    extras : mapping
+        Further descriptors by name: BI-RADS category, device, shape, margin, posterior feature …
+    """
+
+    id: str
+    image: Path | PixelSource
+    masks: tuple[Path | PixelSource, ...]
+    label: str
+    group: str
+    source: str
+    mm_per_px: float | None = None
+    notes: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.label not in LABELS:
+            raise ValueError(
+                f"label of {self.id!r} is {self.label!r}; it must be one of {', '.join(LABELS)}."
+            )
+
+
+def read_record(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Read one record at its native size, all its masks joined.
+
+    Parameters
+    ----------
+    record : Record
+
+    Returns
+    -------
+    image : (H, W) uint8 ndarray
+    mask : (H, W) bool ndarray
+        At the size of the image, whatever the size of the mask files.
+
+    Raises
+    ------
+    DatasetError
+        If a file is broken, or a mask has the size of another picture.
+    """
+    image = read_image(record.image)
+    mask = np.zeros(image.shape, bool)
+    for level in _mask_levels(record, image.shape):
+        mask |= resize_mask(level, image.shape, image.shape)
+    return image, mask
+
+
+def _mask_levels(record: Record, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    for source in record.masks:
+        level = read_mask(source)
+        if not sizes_agree(level.shape, shape):
+            name = source if isinstance(source, Path) else f"a mask of {record.id}"
+            raise DatasetError(
+                f"{name} has {level.shape[0]} x {level.shape[1]} pixels (height x width) but its image has "
+                f"{shape[0]} x {shape[1]}; the mask belongs to another picture: replace it or take the "
+                f"image out."
+            )
+        yield level
+
+
+def _read_square(record: Record, size: int) -> tuple[np.ndarray, np.ndarray]:
+    image = read_image(record.image)
+    mask = np.zeros((size, size), bool)
+    for level in _mask_levels(record, image.shape):
+        mask |= resize_mask(level, size, image.shape)
+    return resize_image(image, size), mask
+
+
+class LesionDataset:
+    """An ordered set of breast-ultrasound images with masks, labels and groups.
+
+    Parameters
+    ----------
+    records : iterable of Record
+    name : str
+        What tables and figures call the set.
+    key : str, optional
+        Key of the catalogue, by which shipped folds are found; ``name`` when left out.
+    warnings : iterable of str
+        What the reader had to say about the set.
+
+    Raises
+    ------
+    DatasetError
+        If an id occurs twice.
+
+    Examples
+    --------
+    >>> from busutils import datasets
+    >>> phantoms = datasets.load("phantom", n=6, size=64)
+    >>> images, masks = phantoms.load_arrays(32)
+    >>> images.shape, masks.dtype
+    ((6, 32, 32), dtype('bool'))
+    """
+
+    def __init__(
+        self, records: Iterable[Record], *, name: str, key: str | None = None, warnings: Iterable[str] = ()
+    ) -> None:
+        self.records: tuple[Record, ...] = tuple(records)
+        self.name = name
+        self.key = key or name
+        self.warnings = tuple(warnings)
+        self._parent: LesionDataset | None = None
+        self._index: np.ndarray | None = None
+        self._folds: np.ndarray | None = None
+        twice = [id_ for id_, count in Counter(record.id for record in self.records).items() if count > 1]
+        if twice:
+            raise DatasetError(
+                f"{name}: id {twice[0]!r} occurs more than once ({len(twice)} such ids); rename the files."
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+    def __repr__(self) -> str:
+        counts = Counter(record.label for record in self.records)
+        parts = ", ".join(f"{counts[label]} {label}" for label in LABELS if counts[label])
+        return f"<LesionDataset {self.name}: {len(self)} images ({parts or 'empty'})>"
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids of the records, (N,) str."""
+        return np.array([record.id for record in self.records], dtype=str)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the records, (N,) str."""
+        return np.array([record.label for record in self.records], dtype=str)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Groups of the records, (N,) str."""
+        return np.array([record.group for record in self.records], dtype=str)
+
+    def subset(self, mask_or_ids: Sequence | np.ndarray, *, name: str | None = None) -> LesionDataset:
+        """Take some of the records; they keep the fold numbers they have in this set.
+
+        Parameters
+        ----------
+        mask_or_ids : (N,) bool, or sequence of str, or sequence of int
+            Which records: a mask over all of them, ids, or positions. Ids and positions set the order.
+        name : str, optional
+            Name of the subset; by default the name of this set.
+
+        Returns
+        -------
+        LesionDataset
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the set.
+        ValueError
+            If a mask has another length than the set.
+        """
+        chosen = np.asarray(mask_or_ids)
+        if chosen.size == 0 and chosen.dtype != bool:
+            index = np.zeros(0, int)
+        elif chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise ValueError(f"the mask has shape {chosen.shape}, the set has {len(self)} records.")
+            index = np.flatnonzero(chosen)
+        elif np.issubdtype(chosen.dtype, np.integer):
+            index = np.arange(len(self))[chosen]
+        else:
+            place = {record.id: i for i, record in enumerate(self.records)}
+            missing = [id_ for id_ in chosen.tolist() if id_ not in place]
+            if missing:
+                raise KeyError(f"{self.name} has no image {missing[0]!r} ({len(missing)} ids not found).")
+            index = np.array([place[id_] for id_ in chosen.tolist()])
+        part = LesionDataset(
+            [self.records[i] for i in index], name=name or self.name, key=self.key, warnings=self.warnings
+        )
+        part._parent, part._index = self, index
+        return part
+
+    def lesions(self) -> LesionDataset:
+        """Take all records but the normal ones.
+
+        Returns
+        -------
+        LesionDataset
+        """
+        return self.subset(self.labels != "normal")
+
+    def table(self) -> pd.DataFrame:
+        """Describe the records: one row an image, columns id, label, group, fold, source, masks, extras.
+
+        Returns
+        -------
+        DataFrame
+        """
+        rows = [
+            {
+                "id": record.id,
+                "label": record.label,
+                "group": record.group,
+                "source": record.source,
+                "n_masks": len(record.masks),
+                "mm_per_px": record.mm_per_px,
+                "notes": "; ".join(record.notes),
+                **record.extras,
+            }
+            for record in self.records
+        ]
+        table = pd.DataFrame(
+            rows,
+            columns=None if rows else ["id", "label", "group", "source", "n_masks", "mm_per_px", "notes"],
+        )
+        table.insert(3, "fold", self.folds())
+        return table
+
+    def load_native(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read one image and its joined mask at the size of the image file.
+
+        Parameters
+        ----------
+        index : int
+            Position in the set.
+
+        Returns
+        -------
+        image : (H, W) uint8 ndarray
+        mask : (H, W) bool ndarray
+
+        Raises
+        ------
+        DatasetError
+            If a file is broken, or a mask has the size of another picture.
+        """
+        return read_record(self.records[index])
+
+    def load_arrays(self, size: int = 256, *, use_cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Read every image and mask, squeezed into one square.
+
+        The arrays are kept in the user's cache (see :func:`busutils.datasets.cache_info`) and made again when
+        a file has changed its size or date.
+
+        Parameters
+        ----------
+        size : int
+            Side of the square in pixels.
+        use_cache : bool
+            ``False`` reads the files and leaves the cache alone.
+
+        Returns
+        -------
+        images : (N, size, size) uint8 ndarray
+        masks : (N, size, size) bool ndarray
+
+        Raises
+        ------
+        DatasetError
+            If a file is broken, or a mask has the size of another picture.
+        """
+        size = int(size)
+        if use_cache:
+            if self._parent is not None:
+                whole, index = self._whole()
+                entry = cache.entry_of(whole.records, size)
+                if entry is not None and (entry.exists() or len(self) >= _WORTH_CACHING * max(len(whole), 1)):
+                    return entry.load_or_make(lambda: whole._read_all(size), index)
+                return self._read_all(size)
+            entry = cache.entry_of(self.records, size)
+            if entry is not None:
+                return entry.load_or_make(lambda: self._read_all(size), None)
+        return self._read_all(size)
+
+    def _whole(self) -> tuple[LesionDataset, np.ndarray]:
+        """Find the set this one was taken from, and the positions of its records there."""
+        whole, index = self, np.arange(len(self))
+        while whole._parent is not None:
+            index = whole._index[index]
+            whole = whole._parent
+        return whole, index
+
+    def _read_all(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        images = np.zeros((len(self), size, size), np.uint8)
+        masks = np.zeros((len(self), size, size), bool)
+
+        def read_into(position: int) -> None:
+            images[position], masks[position] = _read_square(self.records[position], size)
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            for _ in pool.map(read_into, range(len(self))):
+                pass
+        return images, masks
+
+    def folds(self) -> np.ndarray:
+        """Fold number of every record, 1 to 5; a group is never in two folds.
+
+        Where ``folds/<key>.csv`` is shipped and lists every id, the numbers come from there (fold 5 is the
+        one that shipped weights never saw); else they are computed by
+        :func:`busutils.datasets.splits.grouped_folds` from groups and labels, with seed 0. A subset keeps the
+        numbers of the set it was taken from.
+
+        Returns
+        -------
+        (N,) int ndarray
+        """
+        if self._folds is None:
+            if self._parent is not None:
+                self._folds = self._parent.folds()[self._index]
+            else:
+                shipped = splits.shipped_folds(self.key)
+                if shipped is not None and len(self) and set(self.ids) <= set(shipped.index):
+                    self._folds = shipped.loc[self.ids, "fold"].to_numpy(int)
+                else:
+                    self._folds = splits.grouped_folds(self.groups, self.labels)
+        return self._folds.copy()
+
+    def split(self, fold: int) -> tuple[LesionDataset, LesionDataset]:
+        """Split into train and test: the test part is one fold.
+
+        Parameters
+        ----------
+        fold : int
+            1 to 5.
+
+        Returns
+        -------
+        train, test : LesionDataset
+
+        Raises
+        ------
+        LeakError
+            If a group has images on both sides.
+        ValueError
+            If no record is in that fold.
+
+        Examples
+        --------
+        >>> from busutils import datasets
+        >>> train, test = datasets.load("phantom", n=20, size=32).split(5)
+        >>> len(train) + len(test), bool(set(train.groups) & set(test.groups))
+        (20, False)
+        """
+        folds = self.folds()
+        if not (folds == fold).any():
+            raise ValueError(
+                f"{self.name} has no fold {fold!r}; folds here: {', '.join(map(str, np.unique(folds)))}."
+            )
+        train, test = self.subset(folds != fold), self.subset(folds == fold)
+        splits.check_no_leak(train.groups, test.groups)
+        return train, test

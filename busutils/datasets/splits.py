@@ -1,0 +1,131 @@
+"""Folds that keep groups together, and the refusal of splits that do not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+
+
+class LeakError(ValueError):
+    """A group has images on both sides of a split."""
+
+
+def grouped_folds(
+    groups: Sequence | np.ndarray, labels: Sequence | np.ndarray, *, n_folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """Deal groups to folds so that sizes and label shares stay even.
+
+    Groups are dealt largest first (ties in an order drawn from ``seed``), each to the fold where the counts
+    of all labels stay most even: the greedy rule of scikit-learn's ``StratifiedGroupKFold``, with counts
+    measured against what a fold should hold, so that rare labels weigh as much as common ones.
+
+    Parameters
+    ----------
+    groups : (N,) sequence
+        Images that must stay together share a group.
+    labels : (N,) sequence
+        Class of each image.
+    n_folds : int
+    seed : int
+
+    Returns
+    -------
+    (N,) int ndarray
+        1 to ``n_folds``. With fewer groups than folds the last folds are empty.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ or ``n_folds`` is below two.
+
+    Examples
+    --------
+    >>> grouped_folds(["a", "a", "b", "c"], ["benign"] * 4, n_folds=2)
+    array([1, 1, 2, 2])
+    """
+    groups, labels = np.asarray(groups), np.asarray(labels)
+    if groups.shape != labels.shape or groups.ndim != 1:
+        raise ValueError(f"groups and labels must have one length, got {groups.shape} and {labels.shape}.")
+    if n_folds < 2:
+        raise ValueError(f"n_folds must be at least 2, got {n_folds}.")
+    if groups.size == 0:
+        return np.zeros(0, int)
+    _, group_of = np.unique(groups, return_inverse=True)
+    classes, class_of = np.unique(labels, return_inverse=True)
+    counts = np.zeros((group_of.max() + 1, classes.size))
+    np.add.at(counts, (group_of, class_of), 1)
+    want = counts.sum(axis=0) / n_folds
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    held = np.zeros((n_folds, classes.size))
+    fold_of = np.zeros(len(counts), int)
+    for group in order:
+        # Uneven = squared excess over the wanted count, by label and for the whole fold.
+        after = held + counts[group]
+        gain = (((after - want) / want) ** 2 - ((held - want) / want) ** 2).sum(axis=1)
+        total = want.sum()
+        gain += ((after.sum(axis=1) - total) / total) ** 2 - ((held.sum(axis=1) - total) / total) ** 2
+        fold_of[group] = np.argmin(gain)
+        held[fold_of[group]] += counts[group]
+    return fold_of[group_of] + 1
+
+
+def check_no_leak(groups_train: Sequence | np.ndarray, groups_test: Sequence | np.ndarray) -> None:
+    """Refuse a split with a group on both sides.
+
+    Parameters
+    ----------
+    groups_train, groups_test : sequence
+        Groups of the images on either side.
+
+    Raises
+    ------
+    LeakError
+        If they share a group; the message names some.
+
+    Examples
+    --------
+    >>> check_no_leak(["a", "b"], ["c"])
+    >>> check_no_leak(["a", "b"], ["b"])
+    Traceback (most recent call last):
+    ...
+    busutils.datasets.splits.LeakError: 1 group is on both sides of the split (b): split by group, as
+    LesionDataset.split does.
+    """
+    shared = sorted(set(np.asarray(groups_train).tolist()) & set(np.asarray(groups_test).tolist()), key=str)
+    if shared:
+        named = ", ".join(map(str, shared[:5])) + (" …" if len(shared) > 5 else "")
+        what = "1 group is" if len(shared) == 1 else f"{len(shared)} groups are"
+        raise LeakError(
+            f"{what} on both sides of the split ({named}): split by group, as LesionDataset.split does."
+        )
+
+
+@functools.cache
+def _shipped(key: str) -> pd.DataFrame | None:
+    file = resources.files("busutils.datasets") / "folds" / f"{key}.csv"
+    if not file.is_file():
+        return None
+    with file.open("r", encoding="utf-8") as stream:
+        return pd.read_csv(stream, dtype={"id": str, "label": str, "group": str, "fold": int}).set_index("id")
+
+
+def shipped_folds(key: str) -> pd.DataFrame | None:
+    """Folds that come with the package.
+
+    Parameters
+    ----------
+    key : str
+        Key of the catalogue.
+
+    Returns
+    -------
+    DataFrame or None
+        Columns label, group, fold, indexed by id; ``None`` where no folds are shipped for the set.
+    """
+    table = _shipped(key)
+    return None if table is None else table.copy()
