@@ -1,0 +1,360 @@
+"""The scanner half of the phantoms: from scatterers and losses to a B-mode picture.
+
+Everything works at baseband: complex scatterers are convolved with the complex envelope of the pulse, and the
+magnitude is the echo envelope. A radio-frequency model shows the same picture and costs ten times as much.
+
+References
+----------
+Wagner et al. 1983, "Statistics of speckle in ultrasound B-scans", 10.1109/T-SU.1983.31404
+Gao et al. 2009, "A fast convolution-based methodology to simulate 2-D/3-D cardiac ultrasound images" (COLE),
+10.1109/TUFFC.2009.1067
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import fft, ndimage
+
+SPEED_OF_SOUND = 1.54
+"""Speed of sound in soft tissue, mm per microsecond."""
+
+FWHM = 2 * math.sqrt(2 * math.log(2))
+"""Full width at half maximum of a Gaussian of unit standard deviation."""
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A linear-array scanner and its picture settings.
+
+    Parameters
+    ----------
+    name : str
+        What the preset is called.
+    frequency : float
+        Centre frequency of the received pulse, MHz.
+    bandwidth : float
+        Two-way −6 dB bandwidth as a fraction of the centre frequency.
+    aperture : float
+        Largest active aperture, mm.
+    f_number : float
+        Smallest receive F-number: the receive aperture grows with depth until `aperture` is used up.
+    focus : float
+        Transmit focus, mm.
+    lines_per_mm : float
+        Scan lines a millimetre; the picture between them is interpolated.
+    looks : int
+        Compounded independent looks; more of them means less speckle.
+    noise : float
+        Electronic noise at the skin, dB relative to glandular tissue. Gain over depth lifts it.
+    tgc_slope : float
+        Residual of the time-gain compensation, dB a millimetre (negative: the depth is too dark).
+    dynamic_range : float
+        Decibels between black and white.
+    brightness : float
+        Grey level in [0, 1] to which the operator's gain brings the brighter tissue (90th percentile).
+    gamma : float
+        Exponent of the grey map; below 1 lifts the dark tones.
+    smooth : float
+        Speckle reduction: standard deviation of a filter on the log image, mm (lateral; half of it axially).
+    sharpen : float
+        Strength of edge enhancement (unsharp mask).
+    spread : float
+        How much the settings vary from image to image, 0 to 1.
+    """
+
+    name: str
+    frequency: float = 9.0
+    bandwidth: float = 0.55
+    aperture: float = 18.0
+    f_number: float = 1.8
+    focus: float = 18.0
+    lines_per_mm: float = 5.0
+    looks: int = 2
+    noise: float = -75.0
+    tgc_slope: float = -0.25
+    dynamic_range: float = 60.0
+    brightness: float = 0.66
+    gamma: float = 1.0
+    smooth: float = 0.12
+    sharpen: float = 0.3
+    spread: float = 1.0
+
+    @property
+    def wavelength(self) -> float:
+        """Wavelength at the centre frequency, mm."""
+        return SPEED_OF_SOUND / self.frequency
+
+
+PRESETS = {
+    "clinic": Scanner("clinic"),
+    "portable": Scanner(
+        "portable",
+        frequency=7.0,
+        bandwidth=0.45,
+        aperture=11.0,
+        f_number=2.6,
+        focus=14.0,
+        lines_per_mm=2.8,
+        looks=1,
+        noise=-62.0,
+        tgc_slope=-0.45,
+        dynamic_range=48.0,
+        brightness=0.72,
+        smooth=0.0,
+        sharpen=0.0,
+    ),
+    "highend": Scanner(
+        "highend",
+        frequency=13.0,
+        bandwidth=0.7,
+        aperture=26.0,
+        f_number=1.4,
+        focus=22.0,
+        lines_per_mm=7.0,
+        looks=4,
+        noise=-92.0,
+        tgc_slope=-0.12,
+        dynamic_range=70.0,
+        brightness=0.62,
+        gamma=1.1,
+        smooth=0.1,
+        sharpen=0.7,
+    ),
+}
+"""The named scanners: a mid-range clinic machine, a hand-held one, a current premium one."""
+
+
+def scanner_preset(scanner: str | Scanner) -> Scanner:
+    """Return a scanner by name; a `Scanner` passes through.
+
+    Raises
+    ------
+    ValueError
+        If the name is not one of `PRESETS`.
+    """
+    if isinstance(scanner, Scanner):
+        return scanner
+    if scanner not in PRESETS:
+        raise ValueError(
+            f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner"
+        )
+    return PRESETS[scanner]
+
+
+def vary(scanner: Scanner, rng: np.random.Generator) -> Scanner:
+    """Settings of one examination: the operator's hand on gain, focus, dynamic range and depth compensation."""
+    s = scanner.spread
+    return replace(
+        scanner,
+        focus=scanner.focus * float(np.exp(0.25 * s * rng.standard_normal())),
+        frequency=scanner.frequency * (1 + 0.1 * s * float(rng.uniform(-1, 1))),
+        tgc_slope=scanner.tgc_slope + 0.16 * s * float(rng.standard_normal()),
+        dynamic_range=scanner.dynamic_range * (1 + 0.15 * s * float(rng.uniform(-1, 1))),
+        brightness=float(np.clip(scanner.brightness + 0.1 * s * rng.standard_normal(), 0.35, 0.9)),
+        gamma=scanner.gamma * float(np.exp(0.1 * s * rng.standard_normal())),
+        noise=scanner.noise + 4 * s * float(rng.standard_normal()),
+    )
+
+
+def axial_fwhm(scanner: Scanner) -> float:
+    """Axial width of the point-spread function at half its maximum, mm.
+
+    A Gaussian pulse whose amplitude spectrum falls to one half at the edges of the band ``b * f`` lasts
+    ``4 ln 2 / (pi b f)`` and covers half the distance that sound travels in that time.
+    """
+    return SPEED_OF_SOUND / 2 * 4 * math.log(2) / (math.pi * scanner.bandwidth * scanner.frequency)
+
+
+def lateral_fwhm(scanner: Scanner, depth: np.ndarray) -> np.ndarray:
+    """Lateral two-way width of the point-spread function at half its maximum, mm.
+
+    The transmit beam is Gaussian with its waist at the focus; the receive beam is focused at every depth with
+    an aperture that grows until it is used up. Their product is as wide as the harmonic sum of squares.
+
+    Parameters
+    ----------
+    scanner : Scanner
+    depth : float or ndarray
+        Depth, mm.
+    """
+    depth = np.maximum(np.asarray(depth, dtype=float), 1.0)
+    transmit_aperture = min(scanner.aperture, scanner.focus / scanner.f_number)
+    waist = scanner.wavelength * scanner.focus / transmit_aperture
+    # Rayleigh length of a Gaussian beam written with the FWHM of its amplitude (w = FWHM / sqrt(4 ln 2) ...).
+    rayleigh = math.pi * waist**2 / (4 * math.log(2) * scanner.wavelength)
+    transmit = waist * np.sqrt(1 + ((depth - scanner.focus) / rayleigh) ** 2)
+    receive = scanner.wavelength * np.maximum(scanner.f_number, depth / scanner.aperture)
+    return 1 / np.sqrt(1 / transmit**2 + 1 / receive**2)
+
+
+def convolve(scatterers: np.ndarray, scanner: Scanner, mm_per_px: tuple[float, float]) -> np.ndarray:
+    """Convolve complex scatterers with the depth-dependent point-spread function at baseband.
+
+    Parameters
+    ----------
+    scatterers : (H, W) complex ndarray
+        Complex scattering amplitude of each cell; row 0 lies at the skin.
+    scanner : Scanner
+    mm_per_px : (float, float)
+        Cell height and width, mm.
+
+    Returns
+    -------
+    (H, W) complex64 ndarray
+        Complex echo. Scaled so that white scatterers of unit mean power keep unit mean power at every depth.
+    """
+    height, width = scatterers.shape
+    dz, dx = mm_per_px
+    sigma_z = axial_fwhm(scanner) / FWHM / dz
+    sigma_x = (lateral_fwhm(scanner, (np.arange(height) + 0.5) * dz) / FWHM / dx).astype(np.float32)
+    pad_z = math.ceil(4 * sigma_z)
+    pad_x = math.ceil(4 * float(sigma_x.max()))
+    rows, columns = fft.next_fast_len(height + pad_z), fft.next_fast_len(width + pad_x)
+    # Lateral first: its width belongs to the depth at which the echo arises. A transfer function that differs
+    # from row to row makes the width change with depth continuously, without bands.
+    kx = fft.fftfreq(columns).astype(np.float32)
+    transfer_x = np.exp(np.float32(-2 * math.pi**2) * (sigma_x[:, None] * kx) ** 2)
+    transfer_x /= np.sqrt(np.mean(transfer_x**2, axis=1, keepdims=True))
+    spectrum = fft.fft(scatterers.astype(np.complex64, copy=False), n=columns, axis=1)
+    spectrum *= transfer_x
+    # The axial transform does not touch the lateral frequencies: both products are applied in one pass.
+    kz = fft.fftfreq(rows).astype(np.float32)
+    transfer_z = np.exp(np.float32(-2 * math.pi**2 * sigma_z**2) * kz**2)
+    transfer_z /= math.sqrt(float(np.mean(transfer_z**2)))
+    lateral = fft.ifft(spectrum, axis=1, overwrite_x=True)[:, :width]
+    spectrum = fft.fft(lateral, n=rows, axis=0)
+    spectrum *= transfer_z[:, None]
+    return fft.ifft(spectrum, axis=0, overwrite_x=True)[:height]
+
+
+def complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Circular complex Gaussian numbers of unit mean power: many scatterers in every cell, phases at random."""
+    pairs = rng.standard_normal((*shape, 2), dtype=np.float32)
+    pairs *= np.float32(math.sqrt(0.5))
+    return pairs.view(np.complex64)[..., 0]
+
+
+def transmission(
+    excess: np.ndarray, mm_per_px: tuple[float, float], *, beam_width: float = 1.0
+) -> np.ndarray:
+    """Amplitude factor that is left after the losses along the way down.
+
+    Parameters
+    ----------
+    excess : (H, W) ndarray
+        Two-way attenuation beyond what the gain over depth compensates, dB a millimetre; negative values
+        (fluid) give enhancement.
+    mm_per_px : (float, float)
+        Cell height and width, mm.
+    beam_width : float
+        Lateral width over which the beam mixes neighbouring paths, mm.
+    """
+    loss = np.cumsum(excess, axis=0, dtype=np.float32) * np.float32(mm_per_px[0])
+    loss = ndimage.gaussian_filter1d(loss, beam_width / FWHM / mm_per_px[1], axis=1, mode="nearest")
+    return np.exp(loss * np.float32(-math.log(10) / 20))
+
+
+def scan(
+    echo_db: np.ndarray,
+    specular: np.ndarray,
+    excess: np.ndarray,
+    scanner: Scanner,
+    mm_per_px: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scan a scene: one linear envelope and the compounded one.
+
+    Parameters
+    ----------
+    echo_db : (H, W) float32 ndarray
+        Diffuse backscatter, dB relative to glandular tissue.
+    specular : (H, W) float32 ndarray
+        Coherent amplitude of interfaces, linear on the same scale.
+    excess : (H, W) float32 ndarray
+        Excess attenuation as in `transmission`.
+    scanner : Scanner
+    mm_per_px : (float, float)
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    envelope, compounded : (H, W) float32 ndarray
+        Linear envelope of a single look (fully developed speckle), and the mean of all looks.
+    """
+    height, width = echo_db.shape
+    pass_factor = transmission(excess, mm_per_px)
+    amplitude = np.exp(echo_db * np.float32(math.log(10) / 20)) * pass_factor
+    coherent = specular * pass_factor
+    depth = (np.arange(height, dtype=np.float32) + 0.5) * mm_per_px[0]
+    # Gain over depth undoes 0.5 dB/(cm MHz) on the way down and back, and lifts the noise with it.
+    noise = 10 ** ((scanner.noise + 2 * 0.05 * scanner.frequency * depth) / 20)
+    total = np.zeros((height, width), np.float32)
+    first = None
+    for _ in range(scanner.looks):
+        scatterers = complex_normal(rng, (height, width))
+        scatterers *= amplitude
+        scatterers += coherent
+        echo = convolve(scatterers, scanner, mm_per_px)
+        envelope = np.abs(echo + complex_normal(rng, (height, width)) * noise[:, None].astype(np.float32))
+        first = envelope if first is None else first
+        total += envelope
+    return first, total / np.float32(scanner.looks)
+
+
+def to_lines(width: int, lines: int) -> np.ndarray:
+    """Matrix ``(width, width)`` that samples a row at scan lines and interpolates it back linearly."""
+    if lines >= width:
+        return np.eye(width, dtype=np.float32)
+
+    def interpolation(targets, sources):
+        weights = 1 - np.abs(targets[:, None] - sources[None, :]) / (sources[1] - sources[0])
+        return np.maximum(weights, 0)
+
+    pixels = np.arange(width, dtype=float)
+    positions = np.linspace(0, width - 1, max(lines, 2))
+    return (interpolation(pixels, positions) @ interpolation(positions, pixels)).astype(np.float32)
+
+
+def display(
+    envelope: np.ndarray,
+    scanner: Scanner,
+    mm_per_px: tuple[float, float],
+    *,
+    gain_db: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """Turn a linear envelope into grey levels: log compression, scan conversion, filters, grey map.
+
+    Parameters
+    ----------
+    envelope : (H, W) ndarray
+        Linear envelope.
+    scanner : Scanner
+    mm_per_px : (float, float)
+    gain_db : float or ndarray
+        Gain added before the grey map, dB; an array must broadcast to ``(H, W)``.
+
+    Returns
+    -------
+    (H, W) uint8 ndarray
+    """
+    height, width = envelope.shape
+    dz, dx = mm_per_px
+    level = np.log(np.maximum(envelope, np.float32(1e-7))) * np.float32(20 / math.log(10))
+    level += np.float32(scanner.tgc_slope) * (np.arange(height, dtype=np.float32)[:, None] * np.float32(dz))
+    level += np.asarray(gain_db, np.float32)
+    lines = round(scanner.lines_per_mm * width * dx)
+    if lines < width:
+        level = level @ to_lines(width, lines).T
+    if scanner.smooth > 0:
+        level = ndimage.gaussian_filter(level, (scanner.smooth / 2 / dz, scanner.smooth / dx), mode="nearest")
+    if scanner.sharpen > 0:
+        blurred = ndimage.gaussian_filter(level, (0.35 / dz, 0.35 / dx), mode="nearest", truncate=3)
+        level += np.float32(scanner.sharpen) * (level - blurred)
+    white = np.percentile(level[::2, ::2], 90) - scanner.brightness * scanner.dynamic_range
+    grey = np.clip((level - np.float32(white)) / np.float32(scanner.dynamic_range), 0, 1)
+    if scanner.gamma != 1:
+        grey **= np.float32(scanner.gamma)
+    return np.rint(grey * 255).astype(np.uint8)
