@@ -14,8 +14,8 @@ from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, load
 _LAZY = {
     "ConstantMaskSegmenter": "busutils.models.constant",
     "KMeansSegmenter": "busutils.models.kmeans",
+    "fit_on": "busutils.models.fitting",
     "UNetSegmenter": "busutils.models.training",
-    "unet": "busutils.models.unet",
     "load_weights": "busutils.models.weights",
     "list_weights": "busutils.models.weights",
 }
@@ -27,7 +27,6 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)
-    # `unet` names a function and a module: importing the module would otherwise shadow the function.
     globals()[name] = value
     return value
 

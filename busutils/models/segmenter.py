@@ -7,6 +7,7 @@ sizes; the network's square is its own business.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -355,6 +356,8 @@ class Segmenter(BaseEstimator):
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
             raise WeightsError(wrong) from error
+        for module in ("constant", "kmeans", "training"):  # each makes its method known
+            importlib.import_module(f"busutils.models.{module}")
         if kind not in Segmenter._classes:
             raise WeightsError(f"{path} holds an unknown method {kind!r}: update busutils")
         subclass = Segmenter._classes[kind]

@@ -1,0 +1,21 @@
+"""Scores of many images: tables, intervals, comparisons. Free of Keras."""
+
+from busutils.evaluation.benchmark import compare_methods, cross_validate
+from busutils.evaluation.calibration import expected_calibration_error, reliability
+from busutils.evaluation.evaluate import EvaluationError, evaluate, evaluate_masks, summarise
+from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
+
+__all__ = [
+    "Comparison",
+    "EvaluationError",
+    "Interval",
+    "bootstrap_mean",
+    "compare",
+    "compare_methods",
+    "cross_validate",
+    "evaluate",
+    "evaluate_masks",
+    "expected_calibration_error",
+    "reliability",
+    "summarise",
+]

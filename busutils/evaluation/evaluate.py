@@ -1,0 +1,194 @@
+"""One table of scores, whoever drew the masks."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from busutils import metrics
+from busutils.datasets import LesionDataset
+from busutils.datasets.pixels import resize_mask
+from busutils.evaluation.statistics import bootstrap_mean
+from busutils.models.segmenter import Segmenter
+
+__all__ = ["SCORES", "EvaluationError", "evaluate", "evaluate_masks", "summarise"]
+
+SCORES = ("dice", "iou", "precision", "recall", "accuracy", "hd95", "nsd")
+
+
+class EvaluationError(ValueError):
+    """Predictions that cannot be scored, and why."""
+
+
+def _rows(dataset: LesionDataset, masks: Sequence[np.ndarray], preds: Sequence[np.ndarray]) -> pd.DataFrame:
+    rows = [
+        {"id": r.id, "label": r.label, "group": r.group, "source": r.source, **metrics.scores(mask, pred)}
+        for r, mask, pred in zip(dataset, masks, preds, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _native(dataset: LesionDataset, preds: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "dice_native": [metrics.dice(m, p) for m, p in zip(masks, preds, strict=True)],
+            "iou_native": [metrics.iou(m, p) for m, p in zip(masks, preds, strict=True)],
+            "hd95_native": [metrics.hd95(m, p) for m, p in zip(masks, preds, strict=True)],
+        }
+    )
+
+
+def evaluate(
+    segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, native: bool = False
+) -> pd.DataFrame:
+    """Score a segmenter on every image of a set.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        Fitted, or of a kind that needs no fitting.
+    dataset : LesionDataset
+        Images it never saw. Nothing here can check that: split by group.
+    size : int, default 256
+        Images and masks are brought to this square, and scored there.
+    native : bool, default False
+        Also segment the images at their own sizes, and add ``dice_native, iou_native, hd95_native`` (pixels).
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an image: ``id, label, group, source`` and the columns of :func:`busutils.metrics.scores`.
+
+    Raises
+    ------
+    EvaluationError
+        If the set is empty.
+    """
+    if not len(dataset):
+        raise EvaluationError("there is no image to evaluate: the set is empty")
+    images, masks = dataset.load_arrays(size)
+    table = _rows(dataset, masks, segmenter.predict(images))
+    if native:
+        pairs = [dataset.load_native(i) for i in range(len(dataset))]
+        preds = segmenter.predict([image for image, _ in pairs])
+        table = pd.concat([table, _native(dataset, preds, [mask for _, mask in pairs])], axis=1)
+    return table
+
+
+_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+
+
+def _mask_file(folder: Path, record_id: str) -> Path | None:
+    for stem in (record_id, f"{record_id}_mask"):
+        for ending in _ENDINGS:
+            if (path := folder / f"{stem}{ending}").is_file():
+                return path
+    return None
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            values = np.asarray(picture.convert("L"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise EvaluationError(f"{path} is not a readable mask image: write it again") from error
+    # Programs write lesions as 255, 1 or True; the brightest value is the lesion unless the mask is black.
+    return values > values.max() / 2 if values.any() else np.zeros(values.shape, bool)
+
+
+def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size: int = 256) -> pd.DataFrame:
+    """Score masks that any other program drew.
+
+    Parameters
+    ----------
+    folder : path-like
+        Holds one mask an image, ``<id>.png`` or ``<id>_mask.png`` (also BMP, TIFF): bright is lesion, black is not; an
+        image without a lesion has a black mask. Any size of the image's proportions will do: masks are brought to
+        the evaluation's square by the nearest pixel.
+    dataset : LesionDataset
+        The images that were to be segmented, all of them.
+    size : int, default 256
+        Side of the square the scores are taken at.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from :func:`evaluate`.
+
+    Raises
+    ------
+    EvaluationError
+        If the folder is missing, an image has no mask, or a mask cannot be read. Leaving out the hard images is not
+        an option.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise EvaluationError(f"there is no folder {folder} with predicted masks: check the path")
+    if not len(dataset):
+        raise EvaluationError("there is no image to evaluate: the set is empty")
+    paths = {record.id: _mask_file(folder, record.id) for record in dataset}
+    missing = [record_id for record_id, path in paths.items() if path is None]
+    if missing:
+        some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise EvaluationError(
+            f"{folder} lacks the masks of {len(missing)} of {len(paths)} images ({some}): "
+            f"write one PNG an image, named <id>.png, black where nothing was found"
+        )
+    _, masks = dataset.load_arrays(size)
+    preds = [resize_mask(_read_mask(path), size) for path in paths.values() if path is not None]
+    return _rows(dataset, masks, preds)
+
+
+def summarise(
+    table: pd.DataFrame,
+    by: str | Sequence[str] | None = None,
+    *,
+    scores: Sequence[str] = ("dice", "iou"),
+    level: float = 0.95,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Means over lesion images with intervals over groups, and false alarms on normal images.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an image, from :func:`evaluate`; several methods below each other if `by` tells them apart.
+    by : str or sequence of str, optional
+        Columns to tell apart, such as ``"method"`` or ``["method", "label"]``.
+    scores : sequence of str
+        Columns to average.
+    level, n_boot, seed
+        Of the bootstrap, see :func:`busutils.evaluation.bootstrap_mean`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a part: ``n`` lesion images, ``groups``; for every score its mean and ``_low, _high``; ``dice_median``;
+        ``missed`` (share of lesion images with Dice below 0.1); ``n_normal`` and ``false_alarms`` (share of the images
+        without a lesion in which something was drawn; ``nan`` if there are none).
+    """
+    by = [by] if isinstance(by, str) else list(by or [])
+    parts = [((), table)] if not by else table.groupby(by, sort=False, observed=True)
+    rows = []
+    for name, part in parts:
+        row: dict[str, object] = dict(zip(by, name if isinstance(name, tuple) else (name,), strict=True))
+        lesions, normals = part[part["mask_area"] > 0], part[part["mask_area"] == 0]
+        row |= {"n": len(lesions), "groups": lesions["group"].nunique()}
+        for score in scores:
+            interval = bootstrap_mean(
+                lesions[score], lesions["group"].to_numpy(), level=level, n_boot=n_boot, seed=seed
+            )
+            row |= {score: interval.mean, f"{score}_low": interval.low, f"{score}_high": interval.high}
+        row["dice_median"] = float(lesions["dice"].median()) if len(lesions) else math.nan
+        row["missed"] = float((lesions["dice"] < 0.1).mean()) if len(lesions) else math.nan
+        row["n_normal"] = len(normals)
+        row["false_alarms"] = float((normals["pred_area"] > 0).mean()) if len(normals) else math.nan
+        rows.append(row)
+    return pd.DataFrame(rows)

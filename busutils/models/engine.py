@@ -1,0 +1,57 @@
+"""Keras, imported once and quietly.
+
+TensorFlow writes notes about its kernels straight to the process's error stream while it is imported. They help no
+student and change from machine to machine, so they are kept back; what Python code raises or warns is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+__all__ = ["keras", "precision"]
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+try:
+    with _quiet_stderr():
+        import keras
+
+        # The first operation looks for graphics cards, and says so when there is none; the first data set fed by Python
+        # tells how it manages memory.
+        keras.ops.convert_to_numpy(keras.ops.zeros(1))
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow
+
+            next(iter(tensorflow.data.Dataset.from_generator(lambda: iter([0]), tensorflow.int32)))
+except ImportError as error:
+    raise ImportError(
+        "networks need Keras 3 with an engine, which is not installed: pip install 'busutils[tf]' "
+        "(or 'busutils[tf-cpu]' on Linux and Windows machines without a graphics card)"
+    ) from error
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Build layers under a precision policy, such as ``float32`` or ``mixed_bfloat16``, and put the old one back."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

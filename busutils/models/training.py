@@ -1,0 +1,400 @@
+"""Training the U-Net: the recipe, and how a stopped training is taken up again.
+
+All chance comes from ``(seed, epoch, step)``, never from a generator that has been running: an epoch that was
+interrupted is done again and ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from busutils import jobs, metrics
+from busutils.datasets.pixels import resize_image, resize_mask
+from busutils.models.augment import augment_batch
+from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
+
+__all__ = ["LIGHT", "SEED_NETWORK", "UNetSegmenter", "validation_groups"]
+
+logger = logging.getLogger(__name__)
+
+RECIPE_VERSION = 1  # raised when the same settings would train other weights
+
+LIGHT = (16, 32, 64, 128, 256)  # 1.9 million weights
+SEED_NETWORK = (64, 128, 256, 512, 1024)  # 31 million weights, as in the paper of 2015
+
+THRESHOLDS = np.round(np.arange(0.2, 0.801, 0.05), 2)
+
+
+def validation_groups(groups: Sequence[Any], fraction: float, seed: int) -> np.ndarray:
+    """Set aside whole groups until they hold a share of the images.
+
+    Parameters
+    ----------
+    groups : (N,) sequence
+        Group of every image; near-copies share one.
+    fraction : float
+        Share of the images to set aside, in [0, 1).
+    seed : int
+        Which groups.
+
+    Returns
+    -------
+    (N,) bool ndarray
+        True for validation images.
+
+    Examples
+    --------
+    >>> validation_groups(["a", "a", "b", "b"], 0.5, seed=0).sum()
+    np.int64(2)
+    """
+    groups = np.asarray(groups)
+    chosen = np.zeros(len(groups), bool)
+    order = np.random.default_rng([seed, 1]).permutation(np.unique(groups))
+    for group in order:
+        if chosen.sum() >= fraction * len(groups):
+            break
+        chosen |= groups == group
+    return chosen
+
+
+def mean_dice(masks: np.ndarray, probs: np.ndarray, threshold: float) -> float:
+    """Mean per-image Dice of the images that show a lesion."""
+    values = [metrics.dice(m, p >= threshold) for m, p in zip(masks, probs, strict=True) if m.any()]
+    return float(np.mean(values)) if values else math.nan
+
+
+class UNetSegmenter(Segmenter):
+    """A U-Net trained from scratch with augmentation; epoch and threshold chosen on validation groups.
+
+    Parameters
+    ----------
+    size : int, default 128
+        Side of the network's square, in pixels.
+    filters : tuple of int
+        Channels at every level, see :func:`busutils.models.unet.unet`.
+    dropout : float, default 0
+        At the bottleneck.
+    epochs : int, default 40
+        Passes over the training images.
+    batch_size : int, default 8
+        Images a step.
+    learning_rate : float, default 2e-3
+        Peak rate of AdamW, reached after a warm-up of one epoch and lowered along a cosine.
+    augmentation : float, default 1
+        Strength of the random changes, see :func:`busutils.models.augment.augment`; 0 switches them off.
+    validation_fraction : float, default 0.15
+        Share of the images, in whole groups, on which the epoch and the threshold are chosen. With 0 the last epoch and
+        a threshold of one half are taken.
+    min_area : float, default 0.002
+        Smaller predicted regions, as a share of the image, are dropped.
+    precision : str, default "float32"
+        Keras' dtype policy; ``mixed_bfloat16`` halves the time on processors that know the format.
+    seed : int, default 0
+        Of weights, validation groups, order and augmentation.
+
+    Attributes
+    ----------
+    network_ : keras.Model
+        The trained network.
+    threshold_ : float
+        Chosen on the validation groups.
+    history_ : pandas.DataFrame
+        One row an epoch: ``epoch, loss, val_dice, seconds``.
+
+    Examples
+    --------
+    >>> UNetSegmenter(epochs=3).get_params()["epochs"]
+    3
+    """
+
+    supervised: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        size: int = 128,
+        filters: tuple[int, ...] = LIGHT,
+        dropout: float = 0.0,
+        epochs: int = 40,
+        batch_size: int = 8,
+        learning_rate: float = 2e-3,
+        augmentation: float = 1.0,
+        validation_fraction: float = 0.15,
+        min_area: float = 0.002,
+        precision: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        self.size = size
+        self.filters = filters
+        self.dropout = dropout
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.augmentation = augmentation
+        self.validation_fraction = validation_fraction
+        self.min_area = min_area
+        self.precision = precision
+        self.seed = seed
+
+    def _build(self) -> Any:
+        from busutils.models.engine import precision
+        from busutils.models.unet import unet
+
+        with precision(self.precision):
+            return unet(self.size, filters=self.filters, dropout=self.dropout, seed=self.seed)
+
+    def _fit(
+        self,
+        images: list[np.ndarray],
+        masks: list[np.ndarray] | None,
+        *,
+        groups: Sequence[Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Train; see :meth:`Segmenter.fit`.
+
+        ``groups`` keeps near-copies on one side of the validation split (every image is its own group by default).
+        ``checkpoint`` is a file that holds the training after every epoch; the same call takes it up again.
+        """
+        assert masks is not None
+        groups = np.arange(len(images)) if groups is None else np.asarray(groups)
+        if len(groups) != len(images):
+            raise ValueError(f"{len(images)} images but {len(groups)} groups: give one group an image")
+        squares = np.stack([resize_image(image, self.size) for image in images])
+        truths = np.stack([resize_mask(mask, self.size) for mask in masks])
+        held_out = validation_groups(groups, self.validation_fraction, self.seed)
+        if held_out.all():
+            raise ValueError("no image is left to train on: there are too few groups for this validation_fraction")
+        self.validation_ = held_out
+        Training(self, squares[~held_out], truths[~held_out], squares[held_out], truths[held_out]).run(
+            checkpoint, progress
+        )
+
+    def _square_proba(self, squares: np.ndarray) -> np.ndarray:
+        return network_proba(self.network_, squares)
+
+    def _tidy(self, mask: np.ndarray) -> np.ndarray:
+        return clean_mask(mask, min_area=self.min_area)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {f"w{index:04d}": value for index, value in enumerate(self.network_.get_weights())}
+
+    def _set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        network = self._build()
+        weights = [arrays[name] for name in sorted(arrays)]
+        expected = [tuple(weight.shape) for weight in network.weights]
+        if [weight.shape for weight in weights] != expected:
+            raise WeightsError("the weights do not fit the network that the file describes: it is damaged")
+        network.set_weights(weights)
+        self.network_ = network
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "history": self.history_.to_dict("records")}
+
+    def _set_state(self, state: dict[str, Any]) -> None:
+        super()._set_state(state)
+        self.history_ = pd.DataFrame(state.get("history", []))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # scikit-learn's clone and joblib copy estimators; a network travels as its arrays.
+        state = super().__getstate__()
+        if "network_" in state:
+            state = {**state, "network_": self._arrays()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        arrays = state.get("network_")
+        super().__setstate__({k: v for k, v in state.items() if k != "network_"})
+        if arrays is not None:
+            self._set_arrays(arrays)
+
+
+def network_proba(network: Any, squares: np.ndarray, *, batch: int = 8) -> np.ndarray:
+    """Probability maps of square images, in batches of one size so that the graph is traced once.
+
+    Parameters
+    ----------
+    network : keras.Model
+        From ``(batch, S, S, 1)`` grey values to probabilities.
+    squares : (N, S, S) uint8 ndarray
+        Images.
+    batch : int, default 8
+        Images a call.
+
+    Returns
+    -------
+    (N, S, S) float32 ndarray
+    """
+    probs = np.empty(squares.shape, np.float32)
+    batch = 1 if len(squares) == 1 else batch
+    for start in range(0, len(squares), batch):
+        part = squares[start : start + batch]
+        padded = np.zeros((batch, *squares.shape[1:], 1), np.float32)
+        padded[: len(part), ..., 0] = part
+        probs[start : start + len(part)] = np.asarray(network.predict_on_batch(padded))[: len(part), ..., 0]
+    return probs
+
+
+class Training:
+    """One run of the recipe: network, optimiser and the best weights so far, all of which a checkpoint holds."""
+
+    def __init__(
+        self,
+        segmenter: UNetSegmenter,
+        images: np.ndarray,
+        masks: np.ndarray,
+        val_images: np.ndarray,
+        val_masks: np.ndarray,
+    ) -> None:
+        from busutils.models.engine import keras
+        from busutils.models.losses import bce_dice_loss
+
+        self.segmenter = segmenter
+        self.images, self.masks = images, masks
+        self.val_images, self.val_masks = val_images, val_masks
+        self.steps = math.ceil(len(images) / segmenter.batch_size)
+        self.network = segmenter._build()
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.01 * segmenter.learning_rate,
+            decay_steps=max(self.steps * (segmenter.epochs - 1), 1),
+            alpha=0.01,
+            warmup_target=segmenter.learning_rate,
+            warmup_steps=self.steps,
+        )
+        # Averaging the weights over about one epoch makes the validation score, and so the choice by it, less jumpy.
+        self.optimizer = keras.optimizers.AdamW(
+            rate, weight_decay=1e-4, use_ema=True, ema_momentum=1 - 1 / max(self.steps, 2)
+        )
+        self.network.compile(self.optimizer, loss=bce_dice_loss)
+        self.optimizer.build(self.network.trainable_variables)
+        self.history: list[dict[str, float]] = []
+        self.best: list[np.ndarray] = self.network.get_weights()
+        self.best_dice = -math.inf
+
+    def run(self, checkpoint: str | os.PathLike[str] | None, progress: bool) -> None:
+        """Train from the start or from the checkpoint to the last epoch, and fit the segmenter with the result."""
+        from tqdm import tqdm
+
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None and path.exists():
+            self._restore(path)
+        segmenter = self.segmenter
+        with tqdm(
+            total=segmenter.epochs, initial=len(self.history), desc="training", unit="epoch", disable=not progress
+        ) as bar:
+            for epoch in range(len(self.history), segmenter.epochs):
+                self._epoch(epoch)
+                bar.set_postfix(loss=self.history[-1]["loss"], val_dice=self.history[-1]["val_dice"])
+                bar.update()
+                if path is not None:
+                    self._save(path)
+        self.network.set_weights(self.best)
+        segmenter.network_ = self.network
+        segmenter.history_ = pd.DataFrame(self.history)
+        segmenter.threshold_ = self._threshold()
+        segmenter.fitted_ = True
+
+    def _epoch(self, epoch: int) -> None:
+        start = time.perf_counter()
+        self._seed_dropout(epoch)
+        fit = self.network.fit(
+            self._batches(epoch), initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0
+        )
+        raw = [np.asarray(variable) for variable in self.network.trainable_variables]
+        self.optimizer.finalize_variable_values(self.network.trainable_variables)
+        dice = math.nan
+        if len(self.val_images):
+            dice = mean_dice(self.val_masks, network_proba(self.network, self.val_images), 0.5)
+        if math.isnan(dice) or dice > self.best_dice:
+            self.best, self.best_dice = self.network.get_weights(), dice if not math.isnan(dice) else -math.inf
+        for variable, value in zip(self.network.trainable_variables, raw, strict=True):
+            variable.assign(value)
+        self.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": float(fit.history["loss"][0]),
+                "val_dice": dice,
+                "seconds": time.perf_counter() - start,
+            }
+        )
+
+    def _batches(self, epoch: int) -> Any:
+        from busutils.models.engine import keras
+
+        training, segmenter = self, self.segmenter
+        order = np.random.default_rng([segmenter.seed, epoch]).permutation(len(self.images))
+        # All batches have one size, or the graph would be traced twice: the last is filled up from the first.
+        order = np.resize(order, self.steps * segmenter.batch_size)
+
+        class Batches(keras.utils.PyDataset):
+            def __len__(self) -> int:
+                return training.steps
+
+            def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+                chosen = order[step * segmenter.batch_size : (step + 1) * segmenter.batch_size]
+                images, masks = training.images[chosen], training.masks[chosen]
+                if segmenter.augmentation > 0:
+                    rng = np.random.default_rng([segmenter.seed, epoch, step])
+                    images, masks = augment_batch(images, masks, rng, strength=segmenter.augmentation)
+                return images[..., None].astype(np.float32), masks[..., None].astype(np.float32)
+
+        return Batches()
+
+    def _seed_dropout(self, epoch: int) -> None:
+        for layer in self.network.layers:
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:
+                generator.state.assign(np.array([self.segmenter.seed, epoch + 1], dtype="uint32"))
+
+    def _threshold(self) -> float:
+        if not len(self.val_images):
+            return 0.5
+        probs = network_proba(self.network, self.val_images)
+        scores = [mean_dice(self.val_masks, probs, threshold) for threshold in THRESHOLDS]
+        # The middle of the best ones, not the first: the curve is flat, and its edge is chance.
+        return 0.5 if np.isnan(scores).all() else float(np.median(THRESHOLDS[scores >= np.nanmax(scores) - 0.002]))
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def _identity(self) -> str:
+        return jobs.content_key(
+            RECIPE_VERSION, self.segmenter, self.images, self.masks, self.val_images, self.val_masks
+        )
+
+    def _variables(self) -> list[Any]:
+        return [*self.network.weights, *self.optimizer.variables]
+
+    def _save(self, path: Path) -> None:
+        header = {"identity": self._identity(), "history": self.history, "best_dice": self.best_dice}
+        arrays = {f"v{i:04d}": np.asarray(variable) for i, variable in enumerate(self._variables())}
+        arrays |= {f"b{i:04d}": value for i, value in enumerate(self.best)}
+        with jobs.atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)
+
+    def _restore(self, path: Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = dict(archive)
+            header = json.loads(str(arrays["header"]))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise WeightsError(f"{path} is not a training checkpoint: delete it or name another file") from error
+        if header["identity"] != self._identity():
+            raise WeightsError(
+                f"{path} belongs to a training with other images or settings: delete it or name another file"
+            )
+        for index, variable in enumerate(self._variables()):
+            variable.assign(arrays[f"v{index:04d}"])
+        self.best = [arrays[name] for name in sorted(arrays) if name.startswith("b")]
+        self.history, self.best_dice = header["history"], header["best_dice"]
+        logger.info("%s: taken up after epoch %d", path, len(self.history))

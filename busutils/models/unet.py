@@ -1,0 +1,148 @@
+"""The U-Net, on one screen.
+
+References
+----------
+Ronneberger, Fischer, Brox 2015, U-Net: convolutional networks for biomedical image segmentation, MICCAI,
+doi:10.1007/978-3-319-24574-4_28. This one pads its convolutions, so that a mask is as large as its image, and adds
+batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167), as nearly all users do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from busutils.models.engine import keras
+
+__all__ = ["describe", "unet"]
+
+layers = keras.layers
+
+
+def _block(x, filters: int, name: str, seeds: Iterator[int]):
+    """Twice: 3×3 convolution, batch normalisation, ReLU."""
+    for step in ("a", "b"):
+        x = layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=keras.initializers.HeNormal(seed=next(seeds)),
+            name=f"{name}_conv_{step}",
+        )(x)
+        x = layers.BatchNormalization(name=f"{name}_norm_{step}")(x)
+        x = layers.ReLU(name=name if step == "b" else f"{name}_relu_a")(x)
+    return x
+
+
+def unet(
+    size: int = 128,
+    *,
+    filters: Sequence[int] = (16, 32, 64, 128, 256),
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> keras.Model:
+    """Build a U-Net for grey images.
+
+    Parameters
+    ----------
+    size : int, default 128
+        Side of the square input in pixels; a multiple of ``2 ** (len(filters) - 1)``.
+    filters : sequence of int
+        Channels at every level, from the finest to the bottleneck. ``(64, 128, 256, 512, 1024)`` is the network of the
+        2015 paper (31 million weights); the default has a sixteenth of that.
+    dropout : float, default 0
+        Share of the bottleneck's channels dropped in training.
+    seed : int, default 0
+        Of the initial weights and of the dropout.
+
+    Returns
+    -------
+    keras.Model
+        From grey values in [0, 255], ``(N, size, size, 1)``, to probabilities of the same shape. The outputs of the
+        levels are called ``enc1 … bottleneck … dec1``, the last layers ``logits`` and ``probability``.
+
+    Raises
+    ------
+    ValueError
+        If the size cannot be halved often enough.
+    """
+    n_levels = len(filters)
+    if n_levels < 2 or size % 2 ** (n_levels - 1):
+        raise ValueError(
+            f"a U-Net of {n_levels} levels needs at least 2 levels and a size divisible by "
+            f"{2 ** max(n_levels - 1, 1)}, got {size}"
+        )
+    seeds = itertools.count(1000 * seed)
+    image = keras.Input((size, size, 1), name="image")
+    # Zero mean and unit variance image by image: gain and exposure differ between scanners.
+    x = layers.GroupNormalization(1, center=False, scale=False, dtype="float32", name="standardise")(image)
+
+    skips = []
+    for level, width in enumerate(filters[:-1], start=1):
+        x = _block(x, width, f"enc{level}", seeds)
+        skips.append(x)
+        x = layers.MaxPooling2D(name=f"down{level}")(x)
+
+    x = _block(x, filters[-1], "bottleneck", seeds)
+    if dropout:
+        x = layers.SpatialDropout2D(dropout, seed=next(seeds), name="dropout")(x)
+
+    for level in range(n_levels - 1, 0, -1):
+        x = layers.UpSampling2D(interpolation="bilinear", name=f"up{level}")(x)
+        x = layers.Concatenate(name=f"skip{level}")([skips[level - 1], x])
+        x = _block(x, filters[level - 1], f"dec{level}", seeds)
+
+    # Lesions cover a small share of an image: starting from that share spares the first epoch.
+    prior = keras.initializers.Constant(-2.0)
+    glorot = keras.initializers.GlorotUniform(seed=next(seeds))
+    x = layers.Conv2D(
+        1, 1, kernel_initializer=glorot, bias_initializer=prior, dtype="float32", name="logits"
+    )(x)
+    return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="probability")(x), name="unet")
+
+
+def describe(network: keras.Model) -> pd.DataFrame:
+    """Table of a network's levels, read from its layers.
+
+    Parameters
+    ----------
+    network : keras.Model
+        What :func:`unet` built.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a level: ``level, height, width, channels, weights, receptive_field``; the last is the side, in input
+        pixels, of the square that one value can see in theory. ``weights`` counts those since the level before.
+    """
+    field, step, rows, weights = {"image": 1}, {"image": 1}, [], 0
+    for layer in network.layers:
+        sources = [tensor._keras_history.operation.name for tensor in _inputs(layer)]
+        reach = max((field[name] for name in sources), default=1)
+        stride = max((step[name] for name in sources), default=1)
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+            reach += (layer.kernel_size[0] - 1) * stride
+            stride *= layer.strides[0]
+        elif isinstance(layer, layers.MaxPooling2D):
+            reach += (layer.pool_size[0] - 1) * stride
+            stride *= layer.strides[0]
+        elif isinstance(layer, layers.UpSampling2D):
+            # Linear interpolation looks at one coarse neighbour more.
+            reach += stride
+            stride //= layer.size[0]
+        field[layer.name], step[layer.name] = reach, stride
+        weights += layer.count_params()
+        if layer.name == "bottleneck" or layer.name.removeprefix("enc").removeprefix("dec").isdigit():
+            _, height, width, channels = layer.output.shape
+            rows.append((layer.name, height, width, channels, weights, reach))
+            weights = 0
+    return pd.DataFrame(rows, columns=["level", "height", "width", "channels", "weights", "receptive_field"])
+
+
+def _inputs(layer) -> list:
+    if isinstance(layer, layers.InputLayer):
+        return []
+    return layer.input if isinstance(layer.input, list) else [layer.input]

@@ -1,0 +1,32 @@
+"""One function a picture; each returns the Figure. Safe for colour-blind readers, perceptual scales only."""
+
+from busutils.plotting.images import activation_grid, heat_overlay, image_grid, masks_grid, network_levels, overlay
+from busutils.plotting.scores import (
+    confusion_bars,
+    dataset_overview,
+    histogram_1d,
+    learning_curves,
+    reliability_diagram,
+    score_matrix,
+    score_strips,
+)
+from busutils.plotting.style import COLOURS, METHOD_ORDER, colour_of
+
+__all__ = [
+    "COLOURS",
+    "METHOD_ORDER",
+    "activation_grid",
+    "colour_of",
+    "confusion_bars",
+    "dataset_overview",
+    "heat_overlay",
+    "histogram_1d",
+    "image_grid",
+    "learning_curves",
+    "masks_grid",
+    "network_levels",
+    "overlay",
+    "reliability_diagram",
+    "score_matrix",
+    "score_strips",
+]

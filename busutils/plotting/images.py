@@ -1,0 +1,297 @@
+"""Pictures of images: contours on B-mode, grids, maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from busutils.plotting.style import PREDICTION, TRUTH
+
+__all__ = ["activation_grid", "heat_overlay", "image_grid", "masks_grid", "network_levels", "overlay"]
+
+
+def _contour(axes: Axes, mask: np.ndarray | None, colour: str, style: str = "-") -> None:
+    if mask is not None and mask.any():
+        # A frame of background closes the contour of a lesion that touches the image's edge.
+        rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+        values = np.pad(mask.astype(float), 1)
+        axes.contour(columns, rows, values, levels=[0.5], colors=colour, linewidths=1.4, linestyles=style)
+
+
+def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title, fontsize=9)
+    axes.set_axis_off()
+
+
+def _scale_bar(axes: Axes, shape: tuple[int, ...], mm_per_px: float | None) -> None:
+    if not mm_per_px:
+        return
+    length = 10 / mm_per_px
+    x, y = shape[1] * 0.04, shape[0] * 0.95
+    axes.plot([x, x + length], [y, y], color="white", linewidth=2, solid_capstyle="butt")
+    axes.text(x, y - shape[0] * 0.02, "10 mm", color="white", fontsize=7, va="bottom")
+
+
+def _legend(figure: Figure, mask: bool, pred: bool) -> None:
+    handles = [Line2D([], [], color=TRUTH, label="reference")] if mask else []
+    handles += [Line2D([], [], color=PREDICTION, linestyle="--", label="prediction")] if pred else []
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+
+
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray | None = None,
+    pred: np.ndarray | None = None,
+    *,
+    title: str = "",
+    mm_per_px: float | None = None,
+) -> Figure:
+    """Draw one image with the contours of its reference (yellow) and of a prediction (cyan, dashed).
+
+    Parameters
+    ----------
+    image : (H, W) uint8 ndarray
+        B-mode image.
+    mask, pred : (H, W) bool ndarray, optional
+        Reference and prediction.
+    title : str
+        Above the image.
+    mm_per_px : float, optional
+        Adds a bar of 10 mm.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(figsize=(4, 4.3), layout="constrained")
+    _show(axes, image, title)
+    _contour(axes, mask, TRUTH)
+    _contour(axes, pred, PREDICTION, "--")
+    _scale_bar(axes, image.shape, mm_per_px)
+    _legend(figure, mask is not None, pred is not None)
+    return figure
+
+
+def image_grid(
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray] | None = None,
+    preds: Sequence[np.ndarray] | None = None,
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 4,
+    title: str = "",
+) -> Figure:
+    """Draw several images, each with its contours.
+
+    Parameters
+    ----------
+    images : sequence of (H, W) uint8 ndarray
+        B-mode images.
+    masks, preds : sequence of (H, W) bool ndarray, optional
+        References (yellow) and predictions (cyan, dashed).
+    titles : sequence of str, optional
+        One an image.
+    columns : int, default 4
+        Images a row.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, -(-len(images) // columns))
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(2.4 * columns, 2.55 * rows + 0.3), layout="constrained", squeeze=False
+    )
+    for index, axes in enumerate(grid.flat):
+        if index >= len(images):
+            axes.set_axis_off()
+            continue
+        _show(axes, images[index], titles[index] if titles is not None else "")
+        _contour(axes, masks[index] if masks is not None else None, TRUTH)
+        _contour(axes, preds[index] if preds is not None else None, PREDICTION, "--")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    _legend(figure, masks is not None, preds is not None)
+    return figure
+
+
+def masks_grid(
+    image: np.ndarray, panels: dict[str, np.ndarray], *, mask: np.ndarray | None = None, columns: int = 4
+) -> Figure:
+    """Draw an image and what a method made of it, step by step.
+
+    Parameters
+    ----------
+    image : (H, W) uint8 ndarray
+        B-mode image.
+    panels : dict of str to (H, W) ndarray
+        Title → result: boolean masks, integer label images, or grey and real values.
+    mask : (H, W) bool ndarray, optional
+        Reference, drawn on every panel.
+    columns : int, default 4
+        Panels a row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    n_panels = len(panels) + 1
+    columns = min(columns, n_panels)
+    rows = -(-n_panels // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(2.4 * columns, 2.6 * rows), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat:
+        axes.set_axis_off()
+    _show(grid.flat[0], image, "image")
+    _contour(grid.flat[0], mask, TRUTH)
+    for axes, (name, values) in zip(list(grid.flat)[1:], panels.items(), strict=False):
+        values = np.asarray(values)
+        if values.dtype == np.uint8:
+            axes.imshow(values, cmap="gray", vmin=0, vmax=255)
+        elif values.dtype.kind in "iu":
+            axes.imshow(values, cmap="viridis", interpolation="nearest")
+        else:
+            axes.imshow(values, cmap="gray")
+        _contour(axes, mask, TRUTH)
+        axes.set_title(name, fontsize=9)
+    return figure
+
+
+def heat_overlay(
+    image: np.ndarray,
+    maps: dict[str, np.ndarray],
+    *,
+    mask: np.ndarray | None = None,
+    pred: np.ndarray | None = None,
+    label: str = "share of the maximum",
+    shared: bool = False,
+) -> Figure:
+    """Draw heat maps over one image, each in the perceptual scale *magma*, with a colour bar.
+
+    Parameters
+    ----------
+    image : (H, W) uint8 ndarray
+        B-mode image.
+    maps : dict of str to (H, W) float ndarray
+        Title → map, not negative.
+    mask, pred : (H, W) bool ndarray, optional
+        Contours.
+    label : str
+        Of the colour bar: what the values are.
+    shared : bool, default False
+        One scale for all maps in their own unit, instead of each as a share of its maximum.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, grid = plt.subplots(
+        1, len(maps) + 1, figsize=(2.6 * (len(maps) + 1) + 0.6, 3.0), layout="constrained", squeeze=False
+    )
+    _show(grid[0, 0], image, "image")
+    _contour(grid[0, 0], mask, TRUTH)
+    _contour(grid[0, 0], pred, PREDICTION, "--")
+    top = max((float(np.max(values)) for values in maps.values()), default=1.0) or 1.0
+    picture = None
+    for axes, (name, values) in zip(grid[0, 1:], maps.items(), strict=True):
+        peak = top if shared else (float(np.max(values)) or 1.0)
+        scaled = np.asarray(values) if shared else np.asarray(values) / peak
+        _show(axes, image, name)
+        picture = axes.imshow(scaled, cmap="magma", vmin=0, vmax=top if shared else 1, alpha=0.6)
+        _contour(axes, mask, TRUTH)
+        _contour(axes, pred, PREDICTION, "--")
+    if picture is not None:
+        bar = figure.colorbar(picture, ax=grid[0].tolist(), fraction=0.025, pad=0.01)
+        bar.set_label(label, fontsize=8)
+    _legend(figure, mask is not None, pred is not None)
+    return figure
+
+
+def activation_grid(
+    maps: np.ndarray, *, title: str = "", columns: int = 8, scores: Sequence[float] | None = None
+) -> Figure:
+    """Draw feature maps side by side in one scale.
+
+    Parameters
+    ----------
+    maps : (C, h, w) float ndarray
+        One map a channel, not negative.
+    title : str
+        Of the figure.
+    columns : int, default 8
+        Maps a row.
+    scores : (C,) sequence of float, optional
+        Written above each map.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(1.3 * columns + 0.6, 1.45 * rows + 0.4), layout="constrained", squeeze=False
+    )
+    top = float(np.percentile(maps, 99.5)) or 1.0
+    picture = None
+    for channel, axes in enumerate(grid.flat):
+        axes.set_axis_off()
+        if channel < len(maps):
+            picture = axes.imshow(maps[channel], cmap="magma", vmin=0, vmax=top)
+            if scores is not None:
+                axes.set_title(f"{scores[channel]:.2f}", fontsize=7)
+    bar = figure.colorbar(picture, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01)
+    bar.set_label("activation", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def network_levels(levels: pd.DataFrame) -> Figure:
+    """Draw a U-Net from the table of its levels: sizes, channels, and the connections between them.
+
+    Parameters
+    ----------
+    levels : pandas.DataFrame
+        From :func:`busutils.models.unet.describe`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    rows: list[dict[str, Any]] = levels.to_dict("records")
+    depth = {row["level"]: i for i, row in enumerate(r for r in rows if not r["level"].startswith("dec"))}
+    place: dict[str, tuple[float, float]] = {}
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for x, row in enumerate(rows):
+        y = -depth[row["level"].replace("dec", "enc")]
+        place[row["level"]] = (x, y)
+        text = f"{row['level']}\n{row['height']}×{row['width']} · {row['channels']}"
+        axes.text(
+            x, y, text, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"}
+        )
+    names = [row["level"] for row in rows]
+    arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 22, "shrinkB": 22}
+    for first, second in zip(names, names[1:], strict=False):
+        axes.annotate("", place[second], place[first], arrowprops=arrow)
+    for name in names:
+        if name.startswith("enc"):
+            skip = {**arrow, "color": "#009e73", "linestyle": "--", "shrinkA": 34, "shrinkB": 34}
+            axes.annotate("", place[name.replace("enc", "dec")], place[name], arrowprops=skip)
+    axes.set_xlim(-0.7, len(rows) - 0.3)
+    axes.set_ylim(-max(depth.values()) - 0.5, 0.5)
+    axes.set_axis_off()
+    axes.set_title("height×width · channels; dashed: skip connections", fontsize=9)
+    return figure

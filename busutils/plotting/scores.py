@@ -1,0 +1,266 @@
+"""Pictures of numbers: scores by method, learning curves, matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from busutils.evaluation import bootstrap_mean
+from busutils.plotting.style import colour_of
+
+__all__ = [
+    "confusion_bars",
+    "dataset_overview",
+    "histogram_1d",
+    "learning_curves",
+    "reliability_diagram",
+    "score_matrix",
+    "score_strips",
+]
+
+
+def score_strips(table: pd.DataFrame, *, score: str = "dice", by: str = "method", title: str = "") -> Figure:
+    """Draw every image's score as a dot, with the mean and its 95 % interval over groups.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an image and method, from :func:`busutils.evaluation.compare_methods`. Images without a lesion, whose
+        Dice is undefined, are left out.
+    score : str, default "dice"
+        Column drawn.
+    by : str, default "method"
+        Column that tells the strips apart.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    table = table[(table["mask_area"] > 0) & table[score].notna()]
+    names = list(dict.fromkeys(table[by]))
+    figure, axes = plt.subplots(figsize=(7, 0.75 * len(names) + 1.4), layout="constrained")
+    sns.stripplot(
+        table,
+        x=score,
+        y=by,
+        order=names,
+        hue=by,
+        hue_order=names,
+        palette=[colour_of(name, i) for i, name in enumerate(names)],
+        size=3,
+        alpha=0.45,
+        legend=False,
+        ax=axes,
+    )
+    for y, name in enumerate(names):
+        part = table[table[by] == name]
+        interval = bootstrap_mean(part[score], part["group"].to_numpy())
+        error = [[interval.mean - interval.low], [interval.high - interval.mean]]
+        axes.errorbar(interval.mean, y, xerr=error, fmt="D", color="black", ms=5, capsize=4, zorder=5)
+        axes.annotate(
+            f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]  n={len(part)}",
+            (interval.mean, y),
+            xytext=(0, 11),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    if score in ("dice", "iou", "precision", "recall", "nsd"):
+        axes.set_xlim(-0.03, 1.03)
+    label = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (pixels)", "nsd": "NSD"}.get(score, score)
+    axes.set_xlabel(f"{label} of each image (dots); mean and 95 % interval over groups (diamond)")
+    axes.set_ylabel("")
+    axes.set_title(title, fontsize=11)
+    return figure
+
+
+def learning_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
+    """Draw training loss and validation Dice over the epochs.
+
+    Parameters
+    ----------
+    histories : mapping of str to pandas.DataFrame
+        Name → ``segmenter.history_``.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for index, (name, history) in enumerate(histories.items()):
+        colour = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")[index % 4]
+        left.plot(history["epoch"], history["loss"], color=colour, label=name)
+        right.plot(history["epoch"], history["val_dice"], color=colour, label=name)
+        if history["val_dice"].notna().any():
+            best = history.loc[history["val_dice"].idxmax()]
+            right.plot(best["epoch"], best["val_dice"], "o", color=colour)
+    left.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
+    right.set(xlabel="epoch", ylabel="validation Dice (mean per image)", ylim=(0, 1))
+    right.legend(frameon=False, fontsize=8, title="dot: chosen epoch", title_fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def score_matrix(
+    means: pd.DataFrame, intervals: pd.DataFrame | None = None, *, title: str = "", label: str = "mean Dice"
+) -> Figure:
+    """Draw a table of scores as a heat map: rows trained on, columns tested on.
+
+    Parameters
+    ----------
+    means : pandas.DataFrame
+        Scores in [0, 1]; index and columns name the sets.
+    intervals : pandas.DataFrame of str, optional
+        Written below each score.
+    title : str
+        Of the figure.
+    label : str
+        Of the colour bar.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(
+        figsize=(1.6 * means.shape[1] + 2.6, 0.9 * means.shape[0] + 1.5), layout="constrained"
+    )
+    text = means.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
+    if intervals is not None:
+        text = text + "\n" + intervals
+    sns.heatmap(
+        means, annot=text, fmt="", cmap="viridis", vmin=0, vmax=1, ax=axes, annot_kws={"fontsize": 8},
+        cbar_kws={"label": label},
+    )  # fmt: skip
+    axes.set(xlabel="tested on", ylabel="")
+    axes.tick_params(axis="y", rotation=0)
+    axes.set_title(title, fontsize=11)
+    return figure
+
+
+def reliability_diagram(tables: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
+    """Draw observed against predicted probability; the diagonal is perfect calibration.
+
+    Parameters
+    ----------
+    tables : mapping of str to pandas.DataFrame
+        Name → table from :func:`busutils.evaluation.reliability`.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, label="perfect")
+    for index, (name, table) in enumerate(tables.items()):
+        axes.plot(table["predicted"], table["observed"], "o-", color=colour_of(name, index), label=name)
+    axes.set(xlabel="predicted probability", ylabel="share of such pixels that are lesion", title=title)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def dataset_overview(table: pd.DataFrame, areas: Sequence[float], *, title: str = "") -> Figure:
+    """Draw what a set consists of: images a class, and the lesions' sizes.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``dataset.table()``.
+    areas : (N,) sequence of float
+        Lesion area of every image as a share of it.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    labels = [label for label in ("benign", "malignant", "normal", "unknown") if (table["label"] == label).any()]
+    counts = [int((table["label"] == label).sum()) for label in labels]
+    bars = left.bar(labels, counts, color=[colour_of(label) for label in labels])
+    left.bar_label(bars, fontsize=8)
+    left.set_ylabel("images")
+    areas = 100 * np.asarray(areas)
+    for label in labels:
+        own = areas[(table["label"] == label).to_numpy() & (areas > 0)]
+        if len(own):
+            right.hist(
+                own, bins=np.geomspace(0.1, 100, 25), histtype="step", linewidth=1.6, color=colour_of(label),
+                label=f"{label}, median {np.median(own):.1f} %",
+            )  # fmt: skip
+    right.set(xscale="log", xlabel="lesion area (% of the image)", ylabel="images")
+    right.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+    right.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def histogram_1d(
+    image: np.ndarray, mask: np.ndarray, *, centres: Sequence[float] = (), thresholds: Sequence[float] = ()
+) -> Figure:
+    """Draw the grey values of lesion and background, with the centres that K-Means found.
+
+    Parameters
+    ----------
+    image : (H, W) uint8 ndarray
+        B-mode image.
+    mask : (H, W) bool ndarray
+        Reference.
+    centres, thresholds : sequence of float
+        Grey values of cluster centres (triangles) and of the borders between clusters (dashed).
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    bins = np.arange(0, 257, 8)
+    axes.hist(image[~mask], bins=bins, density=True, color="#999999", alpha=0.7, label="background")
+    if mask.any():
+        axes.hist(image[mask], bins=bins, density=True, color="#d55e00", alpha=0.6, label="lesion")
+    for threshold in thresholds:
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
+    axes.plot(centres, np.zeros(len(centres)), "^", color="black", ms=10, clip_on=False, label="cluster centre")
+    axes.set(xlabel="grey value", ylabel="density", xlim=(0, 256))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def confusion_bars(counts: Mapping[str, Sequence[int]], *, title: str = "") -> Figure:
+    """Draw how the pixels of images divide into true and false positives and negatives.
+
+    Parameters
+    ----------
+    counts : mapping of str to (tp, fp, fn, tn)
+        Name → counts, from :func:`busutils.metrics.counts`.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = plt.subplots(figsize=(7, 0.6 * len(counts) + 1.2), layout="constrained")
+    parts = ("true positive", "false positive", "false negative", "true negative")
+    colours = ("#0072b2", "#e69f00", "#d55e00", "#cccccc")
+    values = np.array(list(counts.values()), dtype=float)
+    values = 100 * values / values.sum(axis=1, keepdims=True)
+    left = np.zeros(len(counts))
+    for column, (part, colour) in enumerate(zip(parts, colours, strict=True)):
+        axes.barh(list(counts), values[:, column], left=left, color=colour, label=part)
+        left += values[:, column]
+    axes.invert_yaxis()
+    axes.set(xlabel="% of the pixels", title=title, xlim=(0, 100))
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
