@@ -262,7 +262,7 @@ def run(
     list
         One result an item, in order.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     items = list(items)
     folder = Path(folder or cache_dir() / "jobs")
