@@ -37,7 +37,7 @@ from busutils.datasets.pixels import resize_image, resize_mask
 
 __all__ = ["GENERATOR_VERSION", "KINDS", "PRESETS", "Phantom", "Scanner", "load", "simulate", "write"]
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Changes whenever the same seed gives other pixels; travels with records and with weights trained on them."""
 
 # Shares of BUSI's classes: 437 benign, 210 malignant, 133 normal.
@@ -184,7 +184,9 @@ def simulate(
     index, copy = _whole("index", index, 0), _whole("copy", copy, 0)
     calipers, text = _share("calipers", calipers), _share("text", text)
     scene = _scene(index, seed, kind)
-    settings = phantom_scanner.vary(preset, _generator(seed, index, _SETTINGS))
+    rng = _generator(seed, index, _SETTINGS)
+    settings = phantom_scanner.vary(preset, rng)
+    visible = phantom_scanner.visible_area(size, preset, rng)
     mm_per_px = (scene.depth / size, scene.width / size)
     maps = phantom_tissue.draw_maps(scene, size, _generator(seed, index, _TISSUE))
     envelope, compounded = phantom_scanner.scan(
@@ -197,6 +199,9 @@ def simulate(
         rng = _generator(seed, index, _SETTINGS, copy)
         settings = phantom_scanner.vary(settings, rng)
     image = phantom_scanner.display(compounded, settings, mm_per_px)
+    if visible is not None:
+        image[~visible] = 0
+        mask &= visible
     if copy:
         height, width = (round(size * float(rng.uniform(0.86, 0.97))) for _ in range(2))
         top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))

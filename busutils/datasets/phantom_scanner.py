@@ -24,6 +24,12 @@ SPEED_OF_SOUND = 1.54
 FWHM = 2 * math.sqrt(2 * math.log(2))
 """Full width at half maximum of a Gaussian of unit standard deviation."""
 
+# Shares of an interface's amplitude that scatter diffusely and coherently.
+_ROUGH, _SMOOTH = 1.6, 0.3
+
+# Grey level below which the map leaves its straight line.
+_TOE = np.float32(0.06)
+
 
 @dataclass(frozen=True)
 class Scanner:
@@ -58,28 +64,31 @@ class Scanner:
     gamma : float
         Exponent of the grey map; below 1 lifts the dark tones.
     smooth : float
-        Speckle reduction: standard deviation of a filter on the log image, mm (lateral; half of it axially).
+        Speckle reduction: standard deviation of a filter on the log image, mm (lateral; 0.7 of it axially).
     sharpen : float
         Strength of edge enhancement (unsharp mask).
+    convex : float
+        Share of pictures in virtual-convex format, whose upper corners are black.
     spread : float
         How much the settings vary from image to image, 0 to 1.
     """
 
     name: str
-    frequency: float = 9.0
-    bandwidth: float = 0.55
+    frequency: float = 8.5
+    bandwidth: float = 0.42
     aperture: float = 18.0
     f_number: float = 1.8
     focus: float = 18.0
     lines_per_mm: float = 5.0
-    looks: int = 2
+    looks: int = 3
     noise: float = -75.0
-    tgc_slope: float = -0.25
-    dynamic_range: float = 60.0
-    brightness: float = 0.66
+    tgc_slope: float = -0.5
+    dynamic_range: float = 56.0
+    brightness: float = 0.58
     gamma: float = 1.0
     smooth: float = 0.12
     sharpen: float = 0.3
+    convex: float = 0.06
     spread: float = 1.0
 
     @property
@@ -105,6 +114,7 @@ PRESETS = {
         brightness=0.72,
         smooth=0.0,
         sharpen=0.0,
+        convex=0.0,
     ),
     "highend": Scanner(
         "highend",
@@ -116,12 +126,13 @@ PRESETS = {
         lines_per_mm=7.0,
         looks=4,
         noise=-92.0,
-        tgc_slope=-0.12,
+        tgc_slope=-0.3,
         dynamic_range=70.0,
-        brightness=0.62,
-        gamma=1.1,
+        brightness=0.6,
+        gamma=1.15,
         smooth=0.1,
         sharpen=0.7,
+        convex=0.1,
     ),
 }
 """The named scanners: a mid-range clinic machine, a hand-held one, a current premium one."""
@@ -151,7 +162,7 @@ def vary(scanner: Scanner, rng: np.random.Generator) -> Scanner:
         scanner,
         focus=scanner.focus * float(np.exp(0.25 * s * rng.standard_normal())),
         frequency=scanner.frequency * (1 + 0.1 * s * float(rng.uniform(-1, 1))),
-        tgc_slope=scanner.tgc_slope + 0.16 * s * float(rng.standard_normal()),
+        tgc_slope=scanner.tgc_slope + 0.28 * s * float(rng.standard_normal()),
         dynamic_range=scanner.dynamic_range * (1 + 0.15 * s * float(rng.uniform(-1, 1))),
         brightness=float(np.clip(scanner.brightness + 0.1 * s * rng.standard_normal(), 0.35, 0.9)),
         gamma=scanner.gamma * float(np.exp(0.1 * s * rng.standard_normal())),
@@ -238,7 +249,7 @@ def complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarr
 
 
 def transmission(
-    excess: np.ndarray, mm_per_px: tuple[float, float], *, beam_width: float = 1.0
+    excess: np.ndarray, mm_per_px: tuple[float, float], *, beam_width: float = 2.0
 ) -> np.ndarray:
     """Amplitude factor that is left after the losses along the way down.
 
@@ -286,19 +297,21 @@ def scan(
     """
     height, width = echo_db.shape
     pass_factor = transmission(excess, mm_per_px)
-    amplitude = np.exp(echo_db * np.float32(math.log(10) / 20)) * pass_factor
-    coherent = specular * pass_factor
     depth = (np.arange(height, dtype=np.float32) + 0.5) * mm_per_px[0]
     # Gain over depth undoes 0.5 dB/(cm MHz) on the way down and back, and lifts the noise with it.
     noise = 10 ** ((scanner.noise + 2 * 0.05 * scanner.frequency * depth) / 20)
+    # Interfaces are rough: part of their echo is coherent, part adds to the diffuse power.
+    power = np.exp(echo_db * np.float32(math.log(10) / 10)) + (np.float32(_ROUGH) * specular) ** 2
+    # Noise joins the scatterers: it takes the receive filter with it and costs no second draw.
+    amplitude = np.sqrt(power * pass_factor**2 + (noise**2)[:, None].astype(np.float32))
+    coherent = np.float32(_SMOOTH) * specular * pass_factor
     total = np.zeros((height, width), np.float32)
     first = None
     for _ in range(scanner.looks):
         scatterers = complex_normal(rng, (height, width))
         scatterers *= amplitude
         scatterers += coherent
-        echo = convolve(scatterers, scanner, mm_per_px)
-        envelope = np.abs(echo + complex_normal(rng, (height, width)) * noise[:, None].astype(np.float32))
+        envelope = np.abs(convolve(scatterers, scanner, mm_per_px))
         first = envelope if first is None else first
         total += envelope
     return first, total / np.float32(scanner.looks)
@@ -349,12 +362,27 @@ def display(
     if lines < width:
         level = level @ to_lines(width, lines).T
     if scanner.smooth > 0:
-        level = ndimage.gaussian_filter(level, (scanner.smooth / 2 / dz, scanner.smooth / dx), mode="nearest")
+        level = ndimage.gaussian_filter(
+            level, (0.7 * scanner.smooth / dz, scanner.smooth / dx), mode="nearest"
+        )
     if scanner.sharpen > 0:
         blurred = ndimage.gaussian_filter(level, (0.35 / dz, 0.35 / dx), mode="nearest", truncate=3)
         level += np.float32(scanner.sharpen) * (level - blurred)
-    white = np.percentile(level[::2, ::2], 90) - scanner.brightness * scanner.dynamic_range
-    grey = np.clip((level - np.float32(white)) / np.float32(scanner.dynamic_range), 0, 1)
+    white = np.percentile(level[::4, ::4], 90) - scanner.brightness * scanner.dynamic_range
+    grey = (level - np.float32(white)) / np.float32(scanner.dynamic_range)
+    # A soft toe instead of a hard cut: weak echoes stay just above black, as in clinical grey maps.
+    grey = np.where(grey < _TOE, _TOE * np.exp(np.minimum(grey, _TOE) / _TOE - 1), np.minimum(grey, 1))
     if scanner.gamma != 1:
         grey **= np.float32(scanner.gamma)
     return np.rint(grey * 255).astype(np.uint8)
+
+
+def visible_area(size: int, scanner: Scanner, rng: np.random.Generator) -> np.ndarray | None:
+    """Pixels inside a virtual-convex picture, (size, size) bool, or ``None`` for a full rectangle."""
+    drawn, top, floor = rng.random(3)
+    if drawn >= scanner.convex:
+        return None
+    across = np.abs((np.arange(size) + 0.5) / size * 2 - 1)
+    down = (np.arange(size) + 0.5) / size
+    half = 0.7 + 0.2 * top
+    return across[None, :] < half + (1 - half) * down[:, None] / (0.4 + 0.6 * floor)

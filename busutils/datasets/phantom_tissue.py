@@ -20,8 +20,8 @@ BENIGN, MALIGNANT = KINDS[:4], KINDS[4:6]
 
 # How often each kind appears within its class.
 _SHARES = {
-    "benign": {"cyst": 0.24, "fibroadenoma": 0.50, "isoechoic": 0.17, "multiple": 0.09},
-    "malignant": {"spiculated": 0.60, "microlobulated": 0.40},
+    "benign": {"cyst": 0.22, "fibroadenoma": 0.49, "isoechoic": 0.21, "multiple": 0.08},
+    "malignant": {"spiculated": 0.65, "microlobulated": 0.35},
 }
 
 
@@ -43,10 +43,17 @@ def draw_kind(label: str, rng: np.random.Generator) -> str:
 
 def _spline_basis(coordinates: np.ndarray, spacing: float, shift: float) -> np.ndarray:
     """Cubic B-spline basis: one row a coordinate, one column a knot."""
-    t = coordinates.astype(np.float32) / np.float32(spacing) + np.float32(shift + 2)
-    knots = np.arange(int(t.max()) + 4, dtype=np.float32)
-    a = np.abs(t[:, None] - knots[None, :])
-    return np.where(a < 1, 2 / 3 - a**2 + a**3 / 2, np.maximum(2 - a, 0) ** 3 / 6)
+    t = coordinates.astype(np.float32) / np.float32(spacing) + np.float32(shift)
+    left = t.astype(np.intp)
+    u = t - left
+    v = 1 - u
+    rows = np.arange(len(t))
+    basis = np.zeros((len(t), int(left.max()) + 4), np.float32)
+    basis[rows, left] = v**3 / 6
+    basis[rows, left + 1] = 2 / 3 - u**2 + u**3 / 2
+    basis[rows, left + 2] = 2 / 3 - v**2 + v**3 / 2
+    basis[rows, left + 3] = u**3 / 6
+    return basis
 
 
 def random_field(
@@ -72,7 +79,6 @@ def random_field(
     shift_z, shift_x = rng.uniform(0, 1, 2)
     basis_z = _spline_basis(z, scale_z, shift_z)
     basis_x = _spline_basis(x, scale_x, shift_x)
-    # More knots than any field of view needs, so that a longer ruler never changes the draw of the near ones.
     knots = rng.standard_normal((basis_z.shape[1], basis_x.shape[1]), dtype=np.float32)
     # The squared spline basis sums to 151/315 on average along each axis.
     return (basis_z @ knots @ basis_x.T) * np.float32(315 / 151)
@@ -98,7 +104,8 @@ def ridges(values: np.ndarray, width: float, mm_per_px: tuple[float, float]) -> 
     squared = values**2 / (gz**2 + gx**2 + np.float32(1e-3))
     sheet = np.exp(squared * np.float32(-1 / width**2))
     # Sheets that face the beam send more of it back.
-    return sheet * (np.float32(0.3) + np.float32(0.7) * gz**2 / (gz**2 + gx**2 + np.float32(1e-6)))
+    facing = gz**2 / (gz**2 + gx**2 + np.float32(1e-6))
+    return sheet * (np.float32(0.12) + np.float32(0.88) * facing**2)
 
 
 def _step(values: np.ndarray, width: float) -> np.ndarray:
@@ -141,6 +148,8 @@ class Lesion:
         Excess two-way attenuation inside, dB a millimetre.
     edge_shadow : float
         Excess attenuation at the lateral borders (refraction), dB a millimetre.
+    septa : float
+        Coherent amplitude of septa inside; 0 for none.
     spicules : int
         Number of spicules.
     calcifications : int
@@ -162,6 +171,7 @@ class Lesion:
     halo: float = 0.0
     attenuation: float = 0.0
     edge_shadow: float = 0.0
+    septa: float = 0.0
     spicules: int = 0
     calcifications: int = 0
     descriptors: dict[str, str] = field(default_factory=dict)
@@ -208,7 +218,7 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         lesion.echo = float(rng.uniform(-26, -18) if complicated else rng.uniform(-45, -32))
         lesion.texture = 2.0 if complicated else 0.5
         lesion.capsule = float(rng.uniform(0.5, 3))
-        lesion.attenuation = -float(rng.uniform(0.35, 0.9))
+        lesion.attenuation = -float(rng.uniform(0.8, 2.2))
         lesion.edge_shadow = float(rng.uniform(0, 1.2))
         words |= {
             "shape": "round" if ratio < 1.2 else "oval",
@@ -219,13 +229,14 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
     elif kind == "fibroadenoma":
         lobulated = rng.random() < 0.35
         lesion.contour = _contour(rng, 6, 0.10 if lobulated else 0.04, 1.0)
-        lesion.echo = float(np.clip(rng.normal(-17, 4), -27, -9))
-        lesion.texture = float(rng.uniform(0.8, 2.5))
+        lesion.echo = float(np.clip(rng.normal(-17.5, 4), -28, -11))
+        lesion.texture = float(rng.uniform(1.0, 4.5))
         lesion.edge = float(rng.uniform(0.1, 0.35))
         lesion.capsule = float(rng.uniform(0.3, 2.5))
-        lesion.attenuation = float(rng.normal(-0.12, 0.2))
+        lesion.attenuation = float(rng.normal(-0.95, 0.6))
         lesion.edge_shadow = float(rng.uniform(0, 1.5))
         lesion.calcifications = int(rng.integers(1, 6)) if rng.random() < 0.12 else 0
+        lesion.septa = float(rng.uniform(0.05, 0.35)) if rng.random() < 0.5 else 0.0
         words |= {
             "shape": "oval",
             "margin": "circumscribed",
@@ -241,29 +252,30 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         lesion.attenuation = float(rng.normal(0, 0.12))
         words |= {"shape": "oval", "margin": "circumscribed", "echo_pattern": "isoechoic"}
     elif kind == "spiculated":
-        lesion.contour = _contour(rng, 14, 0.13, 0.75)
-        lesion.echo = float(rng.uniform(-30, -16))
-        lesion.texture = float(rng.uniform(2, 4.5))
+        lesion.contour = _contour(rng, 14, 0.14, 1.35)
+        lesion.echo = float(np.clip(rng.normal(-16, 5), -30, -7))
+        lesion.texture = float(rng.uniform(2.5, 6))
         lesion.edge = float(rng.uniform(0.3, 1.3))
+        lesion.septa = float(rng.uniform(0.03, 0.2)) if rng.random() < 0.4 else 0.0
         lesion.halo = float(rng.uniform(2, 9)) if rng.random() < 0.75 else 0.0
         lesion.attenuation = (
-            float(rng.uniform(0.35, 1.6)) if rng.random() < 0.82 else float(rng.uniform(-0.1, 0.2))
+            float(rng.uniform(0.4, 1.9)) if rng.random() < 0.8 else float(rng.uniform(-0.1, 0.2))
         )
         lesion.spicules = int(rng.integers(5, 14))
         lesion.calcifications = int(rng.integers(3, 15)) if rng.random() < 0.3 else 0
         words |= {
             "shape": "irregular",
             "margin": "spiculated",
-            "echo_pattern": "hypoechoic" if lesion.texture < 3.4 else "heterogeneous",
+            "echo_pattern": "hypoechoic" if lesion.texture < 4.4 else "heterogeneous",
         }
     elif kind == "microlobulated":
         # Triple-negative cancers often look like this: round, lobulated, very dark, no shadow.
-        lesion.contour = _contour(rng, 10, 0.085, 0.35)
-        lesion.echo = float(rng.uniform(-32, -18))
-        lesion.texture = float(rng.uniform(1.5, 3.5))
+        lesion.contour = _contour(rng, 10, 0.075, 0.8)
+        lesion.echo = float(np.clip(rng.normal(-18, 4), -32, -10))
+        lesion.texture = float(rng.uniform(1.5, 5))
         lesion.edge = float(rng.uniform(0.2, 0.7))
         lesion.halo = float(rng.uniform(1, 5)) if rng.random() < 0.3 else 0.0
-        lesion.attenuation = float(rng.normal(-0.1, 0.3))
+        lesion.attenuation = float(rng.normal(-0.2, 0.4))
         words |= {
             "shape": "irregular" if ratio > 1.3 else "round",
             "margin": "microlobulated",
@@ -356,20 +368,20 @@ def draw_scene(kind: str, rng: np.random.Generator) -> Scene:
     fat = skin + depth * float(
         rng.uniform(0.02, 0.12) if composition == "fibroglandular" else rng.uniform(0.08, 0.34)
     )
-    gland = fat + depth * float(rng.uniform(0.05, 0.25) if composition == "fat" else rng.uniform(0.2, 0.5))
+    gland = fat + depth * float(rng.uniform(0.05, 0.25) if composition == "fat" else rng.uniform(0.25, 0.65))
     retro = gland + depth * float(rng.uniform(0.0, 0.12))
-    muscle = retro + depth * float(rng.uniform(0.15, 0.4))
+    muscle = retro + depth * float(rng.uniform(0.2, 0.6))
     layers = {"skin": skin, "fat": fat, "gland": gland, "retro": retro, "muscle": muscle}
 
     lesions = []
     if kind != "normal":
         # Log-normal shares of the picture: median 3.8 % for benign lesions and 12 % for malignant ones.
         share = (
-            0.038 * np.exp(0.95 * rng.standard_normal())
+            0.038 * np.exp(1.0 * rng.standard_normal())
             if label == "benign"
-            else 0.12 * np.exp(0.7 * rng.standard_normal())
+            else 0.12 * np.exp(0.75 * rng.standard_normal())
         )
-        share = float(np.clip(share, 0.004, 0.34))
+        share = float(np.clip(share, 0.004, 0.38))
         kinds = [kind]
         if kind == "multiple":
             kinds = [str(rng.choice(["cyst", "fibroadenoma"]))] * int(rng.integers(2, 4))
@@ -380,7 +392,7 @@ def draw_scene(kind: str, rng: np.random.Generator) -> Scene:
             lesions.append(lesion)
     distractors = {
         "ribs": float(rng.random() < 0.18),
-        "vessel": float(rng.random() < 0.25),
+        "vessel": float(rng.random() < 0.18),
         "lobules": float(rng.random() < 0.5),
         "streaks": float(rng.uniform(0, 1) ** 2),
         "contact": float(rng.random() < 0.3),
@@ -395,7 +407,7 @@ def _place(
     half = max(lesion.radii)
     tall = math.hypot(lesion.radii[0] * math.sin(lesion.angle), lesion.radii[1] * math.cos(lesion.angle))
     for _ in range(20):
-        z = depth * float(rng.normal(0.34, 0.1))
+        z = depth * float(rng.normal(0.32, 0.1))
         x = width * float(rng.normal(0.49, 0.14))
         z = min(max(z, skin + tall * 1.08 + 0.3), max(depth - 0.7 * tall, skin + tall))
         x = min(max(x, 0.35 * half), width - 0.35 * half)
@@ -430,12 +442,11 @@ class Maps:
     mask: np.ndarray
 
 
-def _shift_rows(image: np.ndarray, source: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Take every pixel from a fractional row of its own column."""
-    fraction = source - index
-    upper = np.take_along_axis(image, index, axis=0)
-    lower = np.take_along_axis(image, np.minimum(index + 1, len(image) - 1), axis=0)
-    return upper + fraction * (lower - upper)
+def _shift_rows(image: np.ndarray, index: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    """Take every pixel from a fractional row of its own column; `index` counts into the flattened image."""
+    flat = image.ravel()
+    upper = flat.take(index)
+    return upper + fraction * (flat.take(index + image.shape[1]) - upper)
 
 
 def lesion_mask(scene: Scene, size: int) -> np.ndarray:
@@ -483,57 +494,59 @@ def _draw_tissue(scene, z, x, mm_per_px, rng):
         return depth + wave * random_curve(x, scale, rng)[None, :]
 
     column = z[:, None]
-    in_gland = _step(column - border(layers["fat"], 1.2, 7.0), 0.4)
-    in_retro = _step(column - border(layers["gland"], 1.0, 8.0), 0.4)
+    in_gland = _step(column - border(layers["fat"], 1.5, 5.0), 0.4)
+    in_retro = _step(column - border(layers["gland"], 1.4, 6.0), 0.4)
     in_muscle = _step(column - border(layers["retro"], 0.6, 12.0), 0.25)
     beyond = _step(column - border(layers["muscle"], 0.6, 14.0), 0.4)
 
-    lobules = random_field(z, x, float(rng.uniform(2.2, 4.0)), float(rng.uniform(5, 9)), rng)
-    fat_level = float(rng.normal(-12, 2)) + 1.5 * random_field(z, x, 3, 6, rng)
-    fat_septa = ridges(lobules, float(rng.uniform(0.12, 0.22)), mm_per_px)
+    # Where sheets are strong and where they fade; a low mean leaves most of them as broken strokes.
+    fade = np.exp(np.float32(0.75) * random_field(z, x, 1.2, 4.0, rng))
 
-    strands = random_field(z, x, float(rng.uniform(0.9, 1.8)), float(rng.uniform(3.5, 7)), rng)
-    coarse = random_field(z, x, 1.6, 4.0, rng)
-    gland_level = 3.0 * coarse
+    lobules = random_field(z, x, float(rng.uniform(1.2, 2.4)), float(rng.uniform(6, 11)), rng)
+    fat_level = float(rng.normal(-10, 2)) + 1.2 * random_field(z, x, 2, 5, rng)
+    fat_septa = ridges(lobules, float(rng.uniform(0.12, 0.2)), mm_per_px)
+
+    # Fibrous texture at two scales: long strokes and a short weave.
+    strands = random_field(z, x, float(rng.uniform(0.5, 0.9)), float(rng.uniform(2.5, 5.5)), rng)
+    weave = random_field(z, x, float(rng.uniform(0.35, 0.6)), float(rng.uniform(0.9, 2.0)), rng)
+    fibrous = float(rng.uniform(1.5, 4.0))
+    gland_level = (
+        fibrous * strands + float(rng.uniform(0.5, 3.0)) * weave + 2.0 * random_field(z, x, 1.8, 4.5, rng)
+    )
     if scene.composition == "heterogeneous" or scene.distractors["lobules"]:
-        islands = random_field(z, x, float(rng.uniform(1.5, 3)), float(rng.uniform(3, 6)), rng)
-        gland_level = gland_level - float(rng.uniform(6, 13)) * _step(
-            islands - np.float32(rng.uniform(0.2, 1.2)), 0.25
-        )
-    gland_strands = ridges(strands, float(rng.uniform(0.12, 0.25)), mm_per_px)
+        islands = random_field(z, x, float(rng.uniform(1.0, 2.5)), float(rng.uniform(2.5, 6)), rng)
+        depth_of_islands = float(rng.uniform(5, 13))
+        gland_level -= depth_of_islands * _step(islands - np.float32(rng.uniform(0.2, 1.2)), 0.3)
+    gland_strands = ridges(strands, 0.14, mm_per_px)
 
-    striae = random_field(z, x, float(rng.uniform(0.7, 1.2)), float(rng.uniform(8, 16)), rng)
-    muscle_level = float(rng.normal(-11, 2)) + random_field(z, x, 2, 8, rng)
+    striae = random_field(z, x, float(rng.uniform(0.45, 0.8)), float(rng.uniform(6, 14)), rng)
+    muscle_level = float(rng.normal(-10, 2)) + 2.5 * striae + random_field(z, x, 2, 8, rng)
     muscle_striae = ridges(striae, 0.12, mm_per_px)
 
-    # Where sheets are strong and where they fade.
-    fade = np.exp(np.float32(0.9) * random_field(z, x, 2.0, 5.0, rng))
-    echo = fat_level + (gland_level - fat_level) * in_gland
-    echo += (fat_level - echo) * in_retro
+    echo = fat_level + float(rng.uniform(0.3, 1.0)) * weave
+    echo += (gland_level - echo) * in_gland
+    echo += (fat_level - echo) * (in_retro * np.float32(0.7))
     echo += (muscle_level - echo) * in_muscle
-    echo += (np.float32(-24) - echo) * beyond
-    strength = [float(np.exp(rng.normal(m, 0.4))) for m in (0.6, 0.5, 0.2)]
+    echo += (float(rng.normal(-18, 4)) + 1.5 * weave + 2.0 * striae - echo) * beyond
+    strength = [float(np.exp(rng.normal(m, 0.4))) for m in (0.25, 0.15, -0.15)]
     specular = strength[0] * fat_septa * (1 - in_gland + in_retro * (1 - in_muscle))
     specular += strength[1] * gland_strands * in_gland * (1 - in_retro)
     specular += strength[2] * muscle_striae * in_muscle * (1 - beyond)
     specular *= fade
     # Fascia on the muscle: the steepest place of the step is its surface.
-    specular += (
-        float(rng.uniform(0.5, 3.0))
-        * np.maximum(4 * in_muscle * (1 - in_muscle), 0) ** 2
-        * np.minimum(fade, 2)
-    )
+    specular += float(rng.uniform(0.3, 2.0)) * (4 * in_muscle * (1 - in_muscle)) ** 2 * np.minimum(fade, 2)
     excess = np.full_like(echo, float(rng.normal(0.0, 0.05)))
     excess += np.float32(0.12) * in_gland * (1 - in_retro)
-    excess += np.float32(0.6) * beyond
+    excess += np.float32(0.25) * beyond
     return echo, specular, excess
 
 
 def _bend(scene, maps, z, x, mm_per_px, rng):
     """Bend the layers: tilt, slow waves, and masses that push the tissue aside."""
     dz = mm_per_px[0]
-    tilt = float(rng.normal(0, 0.07)) * (x - scene.width / 2)
-    wave = random_field(z, x, scene.depth / 2, scene.width / 3, rng) * float(abs(rng.normal(0, 1.2)))
+    tilt = float(rng.normal(0, 0.1)) * (x - scene.width / 2)
+    wave = random_field(z, x, scene.depth / 3, scene.width / 4, rng) * float(abs(rng.normal(0, 1.0)))
+    wave += random_field(z, x, 3.0, 4.0, rng) * float(rng.uniform(0.1, 0.6))
     shift = tilt[None, :] * np.minimum(z / 8, 1)[:, None] + wave
     for lesion in scene.lesions:
         if lesion.kind in ("spiculated",):
@@ -542,9 +555,13 @@ def _bend(scene, maps, z, x, mm_per_px, rng):
         relative_x = (x - lesion.centre[1])[None, :] / (1.4 * lesion.radii[0])
         shift += (-0.45 * 1.6 * lesion.radii[1]) * relative_z * np.exp(-(relative_z**2) - relative_x**2)
     source = np.arange(len(z), dtype=np.float32)[:, None] + (shift / np.float32(dz)).astype(np.float32)
-    np.clip(source, 0, len(z) - 1, out=source)
-    index = source.astype(np.intp)
-    return [_shift_rows(image.astype(np.float32, copy=False), source, index) for image in maps]
+    # Mirrored at skin and floor: repeating the last row would draw vertical bars.
+    source = np.abs(source)
+    source = np.clip(np.float32(len(z) - 1.001) - np.abs(np.float32(len(z) - 1.001) - source), 0, None)
+    row = source.astype(np.intp)
+    fraction = source - row.astype(np.float32)
+    index = row * len(x) + np.arange(len(x))
+    return [_shift_rows(image.astype(np.float32, copy=False), index, fraction) for image in maps]
 
 
 def _draw_skin(scene, echo, specular, z, x, rng):
@@ -567,9 +584,9 @@ def _draw_shadows(scene, echo, specular, excess, z, x, rng):
     """Distractors: shadowing ligaments, poor contact at the sides, ribs with their shadow, vessels."""
     d = scene.distractors
     depth = z[:, None]
-    streak = np.maximum(random_curve(x, 2.0, rng) - 0.6, 0) * d["streaks"]
+    streak = np.maximum(random_curve(x, float(rng.uniform(2, 5)), rng) - 0.4, 0) * d["streaks"]
     start = scene.layers["fat"] + 2.0 * random_curve(x, 5.0, rng)
-    excess += np.float32(0.7) * streak[None, :] * _step(depth - start[None, :], 1.0)
+    excess += np.float32(0.4) * streak[None, :] * _step(depth - start[None, :], 1.5)
     if d["contact"]:
         side = x if rng.random() < 0.5 else scene.width - x
         reach = scene.width * float(rng.uniform(0.03, 0.14))
@@ -585,13 +602,15 @@ def _draw_shadows(scene, echo, specular, excess, z, x, rng):
         inside = _step(
             1 - ((depth - path[None, :]) / radius) ** 2 - ((x - middle)[None, :] / length) ** 2, 0.2
         )
-        echo += (np.float32(-30) - echo) * inside
+        echo += (np.float32(-25) - echo) * inside
         specular *= 1 - inside
     if d["ribs"] and scene.layers["muscle"] < scene.depth * 0.95:
         middle = float(rng.uniform(0, 1)) * scene.width
-        half = float(rng.uniform(5, 9))
+        half = float(rng.uniform(6, 11))
         top = scene.layers["muscle"] - float(rng.uniform(0, 2))
-        arc = top + 2.5 * ((x - middle) / half) ** 2
+        arc = (
+            top + float(rng.uniform(0.5, 2.0)) * ((x - middle) / half) ** 2 + 0.3 * random_curve(x, 3.0, rng)
+        )
         near = np.exp(-(((x - middle) / half) ** 4)).astype(np.float32)
         specular += 4.0 * near[None, :] * np.exp(-(((depth - arc[None, :]) / 0.35) ** 2)).astype(np.float32)
         excess += 4.0 * near[None, :] * _step(depth - arc[None, :] - 0.5, 0.4)
@@ -624,12 +643,17 @@ def _draw_lesion(lesion, echo, specular, excess, mask, z, x, mm_per_px, rng):
         echo += (np.float32(0.5 * lesion.echo - 2) - echo) * spike * np.float32(0.7)
 
     target = np.float32(lesion.echo)
-    variation = np.float32(lesion.texture) * random_field(z, x, 1.5, 2.0, rng)
+    grain = float(rng.uniform(0.7, 1.6))
+    variation = np.float32(lesion.texture) * random_field(z, x, grain, 1.5 * grain, rng)
     if lesion.relative:
         ring = (distance > 0.3) & (distance < 2.5)
         target = target + np.float32(np.median(echo[ring])) if ring.any() else target - np.float32(10)
     echo += (target + variation - echo) * inside
     specular *= 1 - inside
+    if lesion.septa:
+        specular += (
+            np.float32(lesion.septa) * inside * ridges(random_field(z, x, 1.5, 3.0, rng), 0.14, mm_per_px)
+        )
     if lesion.capsule:
         facing = np.abs(np.sin(angle)) ** 2 * 0.85 + 0.15
         specular += np.float32(lesion.capsule) * facing * np.exp(-((distance / np.float32(0.18)) ** 2))
@@ -639,7 +663,7 @@ def _draw_lesion(lesion, echo, specular, excess, mask, z, x, mm_per_px, rng):
             row = round((lesion.centre[0] + r * lesion.radii[1] * math.sin(a)) / mm_per_px[0] - 0.5)
             col = round((lesion.centre[1] + r * lesion.radii[0] * math.cos(a)) / mm_per_px[1] - 0.5)
             if 0 <= row < len(z) and 0 <= col < len(x):
-                specular[row, col] += float(rng.uniform(4, 12))
+                specular[row, col] += float(rng.uniform(2, 7))
     # Loss per length follows 1/size for large lesions, so that even these leave some light behind them.
     strength = lesion.attenuation * min(1.0, 5.0 / mean_radius)
     excess += np.float32(strength) * inside
