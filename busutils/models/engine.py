@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["keras", "precision"]
+__all__ = ["keras", "precision", "quiet_stderr"]
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
+    """Keep back what libraries write past Python to the process's error stream."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -29,7 +30,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 try:
-    with _quiet_stderr():
+    with quiet_stderr():
         import keras
 
         # The first operation looks for graphics cards, and says so when there is none; the first data set fed by Python

@@ -175,7 +175,9 @@ class UNetSegmenter(Segmenter):
         truths = np.stack([resize_mask(mask, self.size) for mask in masks])
         held_out = validation_groups(groups, self.validation_fraction, self.seed)
         if held_out.all():
-            raise ValueError("no image is left to train on: there are too few groups for this validation_fraction")
+            raise ValueError(
+                "no image is left to train on: there are too few groups for this validation_fraction"
+            )
         self.validation_ = held_out
         Training(self, squares[~held_out], truths[~held_out], squares[held_out], truths[held_out]).run(
             checkpoint, progress
@@ -291,7 +293,11 @@ class Training:
             self._restore(path)
         segmenter = self.segmenter
         with tqdm(
-            total=segmenter.epochs, initial=len(self.history), desc="training", unit="epoch", disable=not progress
+            total=segmenter.epochs,
+            initial=len(self.history),
+            desc="training",
+            unit="epoch",
+            disable=not progress,
         ) as bar:
             for epoch in range(len(self.history), segmenter.epochs):
                 self._epoch(epoch)
@@ -317,7 +323,10 @@ class Training:
         if len(self.val_images):
             dice = mean_dice(self.val_masks, network_proba(self.network, self.val_images), 0.5)
         if math.isnan(dice) or dice > self.best_dice:
-            self.best, self.best_dice = self.network.get_weights(), dice if not math.isnan(dice) else -math.inf
+            self.best, self.best_dice = (
+                self.network.get_weights(),
+                dice if not math.isnan(dice) else -math.inf,
+            )
         for variable, value in zip(self.network.trainable_variables, raw, strict=True):
             variable.assign(value)
         self.history.append(
@@ -363,7 +372,11 @@ class Training:
         probs = network_proba(self.network, self.val_images)
         scores = [mean_dice(self.val_masks, probs, threshold) for threshold in THRESHOLDS]
         # The middle of the best ones, not the first: the curve is flat, and its edge is chance.
-        return 0.5 if np.isnan(scores).all() else float(np.median(THRESHOLDS[scores >= np.nanmax(scores) - 0.002]))
+        return (
+            0.5
+            if np.isnan(scores).all()
+            else float(np.median(THRESHOLDS[scores >= np.nanmax(scores) - 0.002]))
+        )
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
@@ -388,7 +401,9 @@ class Training:
                 arrays = dict(archive)
             header = json.loads(str(arrays["header"]))
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise WeightsError(f"{path} is not a training checkpoint: delete it or name another file") from error
+            raise WeightsError(
+                f"{path} is not a training checkpoint: delete it or name another file"
+            ) from error
         if header["identity"] != self._identity():
             raise WeightsError(
                 f"{path} belongs to a training with other images or settings: delete it or name another file"

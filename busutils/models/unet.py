@@ -101,7 +101,9 @@ def unet(
     x = layers.Conv2D(
         1, 1, kernel_initializer=glorot, bias_initializer=prior, dtype="float32", name="logits"
     )(x)
-    return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="probability")(x), name="unet")
+    return keras.Model(
+        image, layers.Activation("sigmoid", dtype="float32", name="probability")(x), name="unet"
+    )
 
 
 def describe(network: keras.Model) -> pd.DataFrame:

@@ -1,6 +1,13 @@
 """One function a picture; each returns the Figure. Safe for colour-blind readers, perceptual scales only."""
 
-from busutils.plotting.images import activation_grid, heat_overlay, image_grid, masks_grid, network_levels, overlay
+from busutils.plotting.images import (
+    activation_grid,
+    heat_overlay,
+    image_grid,
+    masks_grid,
+    network_levels,
+    overlay,
+)
 from busutils.plotting.scores import (
     confusion_bars,
     dataset_overview,

@@ -280,7 +280,13 @@ def network_levels(levels: pd.DataFrame) -> Figure:
         place[row["level"]] = (x, y)
         text = f"{row['level']}\n{row['height']}×{row['width']} · {row['channels']}"
         axes.text(
-            x, y, text, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"}
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox={"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"},
         )
     names = [row["level"] for row in rows]
     arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 22, "shrinkB": 22}

@@ -1,0 +1,1 @@
+"""Using a trained segmenter: on files, as a web page, without TensorFlow. Not a medical device."""

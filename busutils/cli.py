@@ -1,0 +1,343 @@
+"""The command ``busutils``: one sentence and a non-zero exit for whatever goes wrong."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+import busutils
+from busutils import datasets, lessons
+
+__all__ = ["main"]
+
+
+class CommandError(ValueError):
+    """A command that cannot be carried out as asked, and why."""
+
+
+# -- printing ------------------------------------------------------------------------------------------------
+
+
+def _print(table: pd.DataFrame, as_json: bool = False) -> None:
+    if as_json:
+        print(table.to_json(orient="records", indent=1))
+        return
+    with pd.option_context("display.width", 200, "display.max_columns", 50, "display.max_colwidth", 90):
+        print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="–"))
+
+
+def _write(table: pd.DataFrame, path: str | None) -> None:
+    if path:
+        from busutils.jobs import atomic_path
+
+        with atomic_path(path) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# -- segmenters by name --------------------------------------------------------------------------------------
+
+KMEANS = {"kmeans-textbook": "textbook", "kmeans-improved": "improved", "kmeans-best": "best"}
+
+
+def segmenter_named(name: str):
+    """A segmenter by what a user types: a K-Means preset, shipped weights, or a file."""
+    from busutils import models
+
+    if name in KMEANS:
+        return models.KMeansSegmenter(KMEANS[name])
+    if name in models.list_weights():
+        return models.load_weights(name)
+    if name.endswith(".onnx"):
+        from busutils.app.export import OnnxSegmenter
+
+        return OnnxSegmenter(name)
+    if not Path(name).exists() and "/" not in name and "." not in name:
+        known = [*KMEANS, *models.list_weights()]
+        raise CommandError(f"there are no weights {name!r}: name a file or one of {', '.join(known)}")
+    return models.load(name)
+
+
+# -- commands ------------------------------------------------------------------------------------------------
+
+
+def _lessons_run(args: argparse.Namespace) -> int:
+    parameters = lessons.parse_parameters(args.parameters)
+    if args.command == "refresh":
+        outcomes = lessons.refresh(args.lessons, out=args.out, notebooks=args.notebooks)
+    else:
+        outcomes = lessons.run(
+            args.lessons,
+            dataset=args.dataset,
+            profile=args.profile,
+            parameters=parameters,
+            out=args.out,
+            notebooks=args.notebooks,
+        )
+    table = lessons.summary(outcomes)
+    table.to_csv(Path(args.out) / "summary.csv", index=False)
+    print()
+    _print(table)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    print(
+        f"\n{seconds / 60:.1f} minutes in all; at most {lessons.peak_memory_gb():.1f} GB of memory a lesson"
+    )
+    for outcome in outcomes:
+        if outcome.error:
+            _say(f"busutils: {outcome.lesson} failed at {outcome.error}")
+    return int(any(outcome.error for outcome in outcomes))
+
+
+def _lessons_list(args: argparse.Namespace) -> int:
+    for lesson in lessons.LESSONS:
+        print(lesson)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from busutils import evaluation
+
+    dataset = datasets.load(args.dataset, root=args.root)
+    if args.fold:
+        _, dataset = dataset.split(args.fold)
+    if args.pred:
+        table = evaluation.evaluate_masks(args.pred, dataset, args.size)
+    else:
+        table = evaluation.evaluate(segmenter_named(args.weights), dataset, args.size, native=args.native)
+    _write(table, args.out)
+    scores = ["dice", "iou", "precision", "recall", "hd95", "nsd"]
+    scores += ["dice_native"] if "dice_native" in table else []
+    parts = [evaluation.summarise(table, scores=scores).assign(label="all lesions")]
+    parts += [evaluation.summarise(table[table["mask_area"] > 0], "label", scores=scores)]
+    summary = pd.concat(parts, ignore_index=True)
+    if args.json:
+        _print(summary, True)
+        return 0
+    shown = summary[["label", "n", "dice", "dice_low", "dice_high", "dice_median", *scores[1:], "missed"]]
+    _print(shown)
+    first = summary.iloc[0]
+    if first["n_normal"]:
+        print(f"\nfalse alarms on {first['n_normal']} images without a lesion: {first['false_alarms']:.1%}")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from busutils.app.predict import find_images, predict_files
+
+    files = find_images(args.images)
+    segmenter = segmenter_named(args.weights)
+    failed = 0
+    for row in tqdm(
+        predict_files(segmenter, files, args.out), total=len(files), desc="predict", unit="image"
+    ):
+        if row.error:
+            failed += 1
+            tqdm.write(f"busutils: {row.error}", file=sys.stderr)
+    print(
+        f"{len(files) - failed} of {len(files)} images segmented; masks and predictions.csv are in {args.out}"
+    )
+    return int(failed > 0)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from busutils import evaluation, models
+
+    dataset = datasets.load(args.dataset, root=args.root)
+    train, test = dataset.split(args.fold)
+    settings = models.UNetSegmenter(
+        epochs=args.epochs, size=args.size, precision=args.precision, seed=args.seed
+    )
+    fitted = models.fit_on(settings, train, progress=True)
+    fitted.save(args.out)
+    print(
+        f"trained on {len(train)} images without fold {args.fold}; threshold {fitted.threshold_:.2f}; {args.out}"
+    )
+    _print(evaluation.summarise(evaluation.evaluate(fitted, test)))
+    return 0
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from busutils import evaluation, models
+
+    dataset = datasets.load(args.dataset, root=args.root)
+    methods = {
+        "constant mask": models.ConstantMaskSegmenter(),
+        "K-Means, textbook": models.KMeansSegmenter("textbook"),
+        "K-Means, improved": models.KMeansSegmenter("improved"),
+        "K-Means, best": models.KMeansSegmenter("best"),
+        "U-Net": models.UNetSegmenter(epochs=args.epochs),
+    }
+    table = evaluation.cross_validate(methods, dataset, folds=args.folds, progress=True)
+    _write(table, args.out)
+    _print(evaluation.summarise(table, "method"))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from busutils.app.export import export_onnx
+
+    print(export_onnx(segmenter_named(args.weights), args.out))
+    return 0
+
+
+def _app(args: argparse.Namespace) -> int:
+    from busutils.app import page
+
+    built = page.build(segmenter_named(args.weights), name=args.weights)
+    built.launch(server_name=args.host, server_port=args.port, max_file_size=page.MAX_UPLOAD, share=False)
+    return 0
+
+
+def _phantom(args: argparse.Namespace) -> int:
+    from busutils.datasets import phantom
+
+    made = phantom.load(n=args.n, seed=args.seed, scanner=args.scanner, size=args.size)
+    print(phantom.write(made, args.out))
+    return 0
+
+
+def _datasets_list(args: argparse.Namespace) -> int:
+    cards = [datasets.card(key) for key in datasets.keys()]
+    rows = [{"key": c.key, "title": c.title, "images": c.n_images, "licence": c.licence} for c in cards]
+    _print(pd.DataFrame(rows), args.json)
+    return 0
+
+
+# -- the parser ----------------------------------------------------------------------------------------------
+
+
+def _add_dataset(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    parser.add_argument(
+        "--dataset",
+        default=default,
+        required=default is None,
+        metavar="NAME",
+        help="such as busi, or phantom?n=60",
+    )
+    parser.add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="busutils", description="Lesion segmentation in breast-ultrasound images. Not a medical device."
+    )
+    parser.add_argument("--version", action="version", version=f"busutils {busutils.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(group, name: str, run, text: str) -> argparse.ArgumentParser:
+        command = group.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run, command=name)
+        return command
+
+    group = commands.add_parser("datasets", help="public image sets").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    command = add(group, "list", _datasets_list, "list the sets this package reads")
+    command.add_argument("--json", action="store_true")
+
+    group = commands.add_parser("phantom", help="simulated images").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    command = add(group, "make", _phantom, "write simulated images in BUSI's layout")
+    command.add_argument("--n", type=int, default=120)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--size", type=int, default=256)
+    command.add_argument("--scanner", default="clinic")
+    command.add_argument("--out", required=True)
+
+    command = add(commands, "train", _train, "train a U-Net on all folds but one")
+    _add_dataset(command)
+    command.add_argument("--fold", type=int, default=5, help="held out (default 5)")
+    command.add_argument("--epochs", type=int, default=40)
+    command.add_argument("--size", type=int, default=128)
+    command.add_argument(
+        "--precision", default="float32", choices=["float32", "mixed_bfloat16", "mixed_float16"]
+    )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", required=True, metavar="FILE", help="the trained segmenter, .npz")
+
+    command = add(commands, "evaluate", _evaluate, "score a segmenter, or masks that another program drew")
+    _add_dataset(command)
+    command.add_argument("--fold", type=int, help="score this fold only")
+    how = command.add_mutually_exclusive_group(required=True)
+    how.add_argument("--weights", metavar="NAME", help="a K-Means preset, shipped weights, or a file")
+    how.add_argument("--pred", metavar="DIR", help="folder of masks <id>.png")
+    command.add_argument("--size", type=int, default=256)
+    command.add_argument("--native", action="store_true", help="score at the images' own sizes too")
+    command.add_argument("--out", metavar="CSV", help="one row an image")
+    command.add_argument("--json", action="store_true")
+
+    command = add(commands, "predict", _predict, "write masks for image files")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="files or folders")
+    command.add_argument(
+        "--weights", required=True, metavar="NAME", help="a K-Means preset, shipped weights, or a file"
+    )
+    command.add_argument("--out", required=True, metavar="DIR")
+
+    command = add(commands, "benchmark", _benchmark, "cross-validate all methods on one set")
+    _add_dataset(command)
+    command.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    command.add_argument("--epochs", type=int, default=40)
+    command.add_argument("--out", metavar="CSV")
+
+    group = commands.add_parser("lessons", help="run the lessons").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    add(group, "list", _lessons_list, "list the lessons")
+    for name, text in (
+        ("run", "execute lessons headless"),
+        ("refresh", "execute lessons and store their outputs in the notebooks"),
+    ):
+        command = add(group, name, _lessons_run, text)
+        command.add_argument("lessons", nargs="*", metavar="NN", help="numbers or names; all by default")
+        command.add_argument("--out", default="build", metavar="DIR")
+        command.add_argument("--notebooks", metavar="DIR", help="folder of the lessons")
+        command.set_defaults(parameters=[])
+        if name == "run":
+            command.add_argument("--dataset", default="phantom", metavar="NAME")
+            command.add_argument("--profile", choices=list(lessons.profiles()))
+            command.add_argument("-p", dest="parameters", action="append", metavar="name=value")
+
+    command = add(commands, "export", _export, "write a network as ONNX")
+    command.add_argument("--weights", required=True, metavar="NAME")
+    command.add_argument("--to", default="onnx", choices=["onnx"])
+    command.add_argument("--out", required=True, metavar="FILE")
+
+    command = add(commands, "app", _app, "open the web page for one image")
+    command.add_argument("--weights", required=True, metavar="NAME")
+    command.add_argument("--host", default="127.0.0.1")
+    command.add_argument("--port", type=int, default=7860)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if all went well, 1 if part of the work failed, 2 if it could not be done at all."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="busutils: %(message)s")
+    logging.captureWarnings(False)
+    warnings.showwarning = lambda message, *_, **__: _say(f"busutils: note: {message}")
+    try:
+        return args.run(args)
+    except (ValueError, ImportError, OSError, KeyError) as error:
+        # Our own errors are one sentence already. A bug deserves its traceback, which --debug would only hide.
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        _say(f"busutils: {text}")
+        return 2
+    except KeyboardInterrupt:
+        _say("busutils: stopped; the same command takes it up again")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

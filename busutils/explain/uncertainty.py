@@ -1,0 +1,110 @@
+"""When to doubt a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from busutils.models.segmenter import Segmenter, check_images
+
+__all__ = ["doubt", "entropy", "risk_coverage", "shaken_proba"]
+
+
+def entropy(prob: np.ndarray) -> np.ndarray:
+    """Entropy of every pixel's probability, in bits: 0 where the network is sure, 1 at one half.
+
+    Parameters
+    ----------
+    prob : (..., H, W) float ndarray
+        Probabilities in [0, 1].
+
+    Returns
+    -------
+    float32 ndarray of the same shape
+
+    Examples
+    --------
+    >>> entropy(np.array([0.0, 0.5, 1.0])).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    p = np.clip(np.asarray(prob, dtype=np.float64), 1e-12, 1 - 1e-12)
+    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    return np.where((prob <= 0) | (prob >= 1), 0.0, bits).astype(np.float32)
+
+
+def shaken_proba(segmenter: Segmenter, images: np.ndarray | Sequence[np.ndarray]) -> tuple[list, list]:
+    """Mean and spread of the probability under changes that should not matter.
+
+    Each image is also segmented mirrored, darker and brighter (gamma 0.8 and 1.25).
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one.
+    images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
+        Images.
+
+    Returns
+    -------
+    mean, spread : list of (H, W) float32 ndarray
+        Mean and standard deviation over the four versions.
+    """
+    images = check_images(images)
+    grey = np.arange(256) / 255
+    darker, brighter = (np.round(255 * grey**g).astype(np.uint8) for g in (1.25, 0.8))
+    versions = [
+        segmenter.predict_proba(images),
+        [prob[:, ::-1] for prob in segmenter.predict_proba([image[:, ::-1] for image in images])],
+        segmenter.predict_proba([darker[image] for image in images]),
+        segmenter.predict_proba([brighter[image] for image in images]),
+    ]
+    stacks = [np.stack(maps) for maps in zip(*versions, strict=True)]
+    return [stack.mean(axis=0) for stack in stacks], [stack.std(axis=0) for stack in stacks]
+
+
+def doubt(prob: np.ndarray, threshold: float = 0.5) -> float:
+    """One number an image: mean entropy of the pixels that may be lesion.
+
+    Parameters
+    ----------
+    prob : (H, W) float ndarray
+        Probabilities.
+    threshold : float, default 0.5
+        Pixels at or above half of it count.
+
+    Returns
+    -------
+    float
+        In [0, 1] bit; 1 if no pixel counts, since a lesion may then have been missed.
+    """
+    candidates = prob >= threshold / 2
+    return float(entropy(prob)[candidates].mean()) if candidates.any() else 1.0
+
+
+def risk_coverage(doubts: Sequence[float], dice: Sequence[float]) -> pd.DataFrame:
+    """Mean error of the images that remain when the most doubtful ones are handed to a person.
+
+    Parameters
+    ----------
+    doubts : (N,) sequence of float
+        Doubt of every image.
+    dice : (N,) sequence of float
+        Its Dice; images whose Dice is undefined are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``coverage`` (share of images kept, least doubtful first) and ``risk`` (mean of 1 − Dice among them).
+
+    Examples
+    --------
+    >>> risk_coverage([0.9, 0.1], [0.0, 1.0])["risk"].tolist()
+    [0.0, 0.5]
+    """
+    table = pd.DataFrame({"doubt": doubts, "dice": dice}).dropna().sort_values("doubt", kind="stable")
+    n = np.arange(1, len(table) + 1)
+    return pd.DataFrame(
+        {"coverage": n / max(len(table), 1), "risk": np.cumsum(1 - table["dice"].to_numpy()) / n}
+    )
