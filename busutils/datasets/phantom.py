@@ -1,12 +1,13 @@
 """Simulated B-mode images of the breast whose truth is known.
 
-    scene (layers, lesions, distractors)  ──►  scatterers and losses  ──►  echo at baseband  ──►  envelope  ──►  grey levels
-      `phantom_tissue`                           `phantom_tissue`           `phantom_scanner`
+A scene (layers, lesions, distractors) becomes maps of scatterers and losses (`phantom_tissue`), the maps
+become an echo at baseband, an envelope and grey levels (`phantom_scanner`), and calipers may be burnt in
+(`phantom_marks`).
 
-The simulation is a convolution model: fully developed speckle from complex scatterers, a point-spread
-function that follows frequency, bandwidth, aperture and focus, losses along the beam, log compression. It
-needs NumPy and SciPy only and takes a few hundredths of a second an image. Scores on phantoms say how a
-method works, never how it works in patients.
+It is a convolution model: fully developed speckle from complex scatterers, a point-spread function that
+follows frequency, bandwidth, aperture and focus, losses along the beam, log compression. It needs NumPy and
+SciPy only and takes a few hundredths of a second an image. Scores on phantoms say how a method works, never
+how well it does in patients.
 
 Examples
 --------
@@ -37,8 +38,8 @@ from busutils.datasets.pixels import resize_image, resize_mask
 
 __all__ = ["GENERATOR_VERSION", "KINDS", "PRESETS", "Phantom", "Scanner", "load", "simulate", "write"]
 
-GENERATOR_VERSION = 2
-"""Changes whenever the same seed gives other pixels; travels with records and with weights trained on them."""
+GENERATOR_VERSION = 3
+"""Changes whenever the same seed gives other pixels; travels with records and with trained weights."""
 
 # Shares of BUSI's classes: 437 benign, 210 malignant, 133 normal.
 _CLASSES = (("benign", 437 / 780), ("malignant", 210 / 780), ("normal", 133 / 780))
@@ -234,7 +235,7 @@ def simulate(
 
 @functools.lru_cache(maxsize=16)
 def _pixels(index: int, options: tuple[tuple[str, object], ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask of one phantom; the small cache spares a second simulation when the mask is read next."""
+    """Image and mask; the small cache spares a second simulation when the mask is read next."""
     made = simulate(index, **dict(options))
     return made.image, made.mask
 

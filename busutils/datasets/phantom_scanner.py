@@ -156,7 +156,7 @@ def scanner_preset(scanner: str | Scanner) -> Scanner:
 
 
 def vary(scanner: Scanner, rng: np.random.Generator) -> Scanner:
-    """Settings of one examination: the operator's hand on gain, focus, dynamic range and depth compensation."""
+    """Settings of one examination: the operator's hand on gain, focus, dynamic range and so on."""
     s = scanner.spread
     return replace(
         scanner,
@@ -242,7 +242,7 @@ def convolve(scatterers: np.ndarray, scanner: Scanner, mm_per_px: tuple[float, f
 
 
 def complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Circular complex Gaussian numbers of unit mean power: many scatterers in every cell, phases at random."""
+    """Circular complex Gaussian numbers of unit mean power: many scatterers a cell, random phases."""
     pairs = rng.standard_normal((*shape, 2), dtype=np.float32)
     pairs *= np.float32(math.sqrt(0.5))
     return pairs.view(np.complex64)[..., 0]

@@ -254,7 +254,7 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
     elif kind == "spiculated":
         lesion.contour = _contour(rng, 14, 0.14, 1.35)
         lesion.echo = float(np.clip(rng.normal(-16, 5), -30, -7))
-        lesion.texture = float(rng.uniform(2.5, 6))
+        lesion.texture = float(rng.uniform(2, 4.8))
         lesion.edge = float(rng.uniform(0.3, 1.3))
         lesion.septa = float(rng.uniform(0.03, 0.2)) if rng.random() < 0.4 else 0.0
         lesion.halo = float(rng.uniform(2, 9)) if rng.random() < 0.75 else 0.0
@@ -266,13 +266,13 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         words |= {
             "shape": "irregular",
             "margin": "spiculated",
-            "echo_pattern": "hypoechoic" if lesion.texture < 4.4 else "heterogeneous",
+            "echo_pattern": "hypoechoic" if lesion.texture < 3.6 else "heterogeneous",
         }
     elif kind == "microlobulated":
         # Triple-negative cancers often look like this: round, lobulated, very dark, no shadow.
         lesion.contour = _contour(rng, 10, 0.075, 0.8)
         lesion.echo = float(np.clip(rng.normal(-18, 4), -32, -10))
-        lesion.texture = float(rng.uniform(1.5, 5))
+        lesion.texture = float(rng.uniform(1.2, 4))
         lesion.edge = float(rng.uniform(0.2, 0.7))
         lesion.halo = float(rng.uniform(1, 5)) if rng.random() < 0.3 else 0.0
         lesion.attenuation = float(rng.normal(-0.2, 0.4))
@@ -403,7 +403,7 @@ def draw_scene(kind: str, rng: np.random.Generator) -> Scene:
 def _place(
     lesion: Lesion, others: list[Lesion], depth: float, width: float, skin: float, rng: np.random.Generator
 ) -> None:
-    """Put a lesion where sonographers put it: upper middle of the picture, clear of skin and other lesions."""
+    """Put a lesion where sonographers put it: upper middle, clear of skin and other lesions."""
     half = max(lesion.radii)
     tall = math.hypot(lesion.radii[0] * math.sin(lesion.angle), lesion.radii[1] * math.cos(lesion.angle))
     for _ in range(20):
@@ -449,16 +449,6 @@ def _shift_rows(image: np.ndarray, index: np.ndarray, fraction: np.ndarray) -> n
     return upper + fraction * (flat.take(index + image.shape[1]) - upper)
 
 
-def lesion_mask(scene: Scene, size: int) -> np.ndarray:
-    """Exact mask of a scene without drawing its tissue, (H, W) bool."""
-    z = (np.arange(size) + 0.5) * (scene.depth / size)
-    x = (np.arange(size) + 0.5) * (scene.width / size)
-    mask = np.zeros((size, size), bool)
-    for lesion in scene.lesions:
-        mask |= _polar(lesion, z, x)[0] < 1
-    return mask
-
-
 def draw_maps(scene: Scene, size: int, rng: np.random.Generator) -> Maps:
     """Draw the tissue of a scene on a square grid of pixels.
 
@@ -482,7 +472,7 @@ def draw_maps(scene: Scene, size: int, rng: np.random.Generator) -> Maps:
     _draw_shadows(scene, echo, specular, excess, z, x, rng)
     mask = np.zeros((size, size), bool)
     for lesion in scene.lesions:
-        _draw_lesion(lesion, echo, specular, excess, mask, z, x, (dz, dx), rng)
+        _draw_lesion(lesion, scene.layers["skin"], echo, specular, excess, mask, z, x, (dz, dx), rng)
     return Maps(echo, specular, excess, mask)
 
 
@@ -616,7 +606,7 @@ def _draw_shadows(scene, echo, specular, excess, z, x, rng):
         excess += 4.0 * near[None, :] * _step(depth - arc[None, :] - 0.5, 0.4)
 
 
-def _draw_lesion(lesion, echo, specular, excess, mask, z, x, mm_per_px, rng):
+def _draw_lesion(lesion, skin, echo, specular, excess, mask, z, x, mm_per_px, rng):
     """Draw one lesion into the maps: halo and spicules around, margin, inside, losses."""
     rho, angle, reach = _polar(lesion, z, x)
     mean_radius = math.sqrt(lesion.radii[0] * lesion.radii[1])
@@ -624,7 +614,9 @@ def _draw_lesion(lesion, echo, specular, excess, mask, z, x, mm_per_px, rng):
     soft = lesion.edge
     if soft > 0.25:
         distance = distance + np.float32(0.5 * soft) * random_field(z, x, 1.0, 1.0, rng)
-    inside = _step(-distance, soft)
+    # A lesion may reach the skin but does not grow out of it.
+    below_skin = _step(z - np.float32(skin), 0.1)[:, None]
+    inside = _step(-distance, soft) * below_skin
 
     if lesion.halo:
         width = 0.12 * mean_radius + 0.6
@@ -639,11 +631,11 @@ def _draw_lesion(lesion, echo, specular, excess, mask, z, x, mm_per_px, rng):
         length = (extent * np.exp(-((away / 0.09) ** 2))).max(1)
         index = (angle + np.float32(math.pi)) * np.float32(720 / (2 * math.pi))
         local = length[index.astype(np.intp)].astype(np.float32)
-        spike = _step(local - np.maximum(distance, 0), 0.3) * (local > 0.15) * (1 - inside)
+        spike = _step(local - np.maximum(distance, 0), 0.3) * (local > 0.15) * (1 - inside) * below_skin
         echo += (np.float32(0.5 * lesion.echo - 2) - echo) * spike * np.float32(0.7)
 
     target = np.float32(lesion.echo)
-    grain = float(rng.uniform(0.7, 1.6))
+    grain = float(rng.uniform(0.9, 2.2))
     variation = np.float32(lesion.texture) * random_field(z, x, grain, 1.5 * grain, rng)
     if lesion.relative:
         ring = (distance > 0.3) & (distance < 2.5)
@@ -663,11 +655,11 @@ def _draw_lesion(lesion, echo, specular, excess, mask, z, x, mm_per_px, rng):
             row = round((lesion.centre[0] + r * lesion.radii[1] * math.sin(a)) / mm_per_px[0] - 0.5)
             col = round((lesion.centre[1] + r * lesion.radii[0] * math.cos(a)) / mm_per_px[1] - 0.5)
             if 0 <= row < len(z) and 0 <= col < len(x):
-                specular[row, col] += float(rng.uniform(2, 7))
+                specular[row, col] += float(rng.uniform(1.5, 5))
     # Loss per length follows 1/size for large lesions, so that even these leave some light behind them.
     strength = lesion.attenuation * min(1.0, 5.0 / mean_radius)
     excess += np.float32(strength) * inside
     if lesion.edge_shadow:
         tangential = np.abs(np.cos(angle)) ** 12
         excess += np.float32(lesion.edge_shadow) * tangential * np.exp(-((distance / np.float32(0.4)) ** 2))
-    mask |= rho < 1
+    mask |= (rho < 1) & (z > skin)[:, None]
