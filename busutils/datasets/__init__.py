@@ -106,9 +106,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | float | bool | str]]:
     try:
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
-        raise DatasetError(
-            f"{spec!r} is not a data set: write it as 'phantom?scanner=portable&n=60'."
-        ) from None
+        raise DatasetError(f"{spec!r} is not a data set: write it as 'phantom?scanner=portable&n=60'.") from None
     return key.strip().lower().replace("_", "-"), {name: _value(text) for name, text in pairs}
 
 
@@ -132,11 +130,12 @@ def find_folder(key: str, root: str | os.PathLike | None = None) -> Path:
         If there is no such folder; the message says what to do.
     """
     about = card(key)
-    how = (
-        f"fetch it with 'busutils datasets fetch {about.key}', "
-        "or name the folder with root= or BUSUTILS_DATA_DIR"
-    )
-    where = root or os.environ.get("BUSUTILS_DATA_DIR")
+    how = f"fetch it with 'busutils datasets fetch {about.key}', or name the folder with root= or BUSUTILS_DATA_DIR"
+    where = root
+    if about.key == "folder":
+        how = "name the folder that holds the images with root="
+    else:
+        where = root or os.environ.get("BUSUTILS_DATA_DIR")
     if not where:
         raise DatasetError(f"no data folder is known for {about.title}: {how}.")
     where = Path(where).expanduser()
@@ -144,11 +143,12 @@ def find_folder(key: str, root: str | os.PathLike | None = None) -> Path:
         raise DatasetError(f"{where} is not a folder: {how}.")
     if not any(where.iterdir()):
         raise DatasetError(f"{where} is empty: {how}.")
-    if about.folder and (where / about.folder).is_dir():
-        found = where / about.folder
-        if not any(found.iterdir()):
-            raise DatasetError(f"{found} is empty: {how}.")
-        return found
+    for name in filter(None, (about.folder, *about.aliases)):
+        found = where / name
+        if found.is_dir():
+            if not any(found.iterdir()):
+                raise DatasetError(f"{found} is empty: {how}.")
+            return found
     return where
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from busutils.datasets.pixels import DatasetError
 
@@ -60,6 +60,8 @@ class Card:
         Steps for a person, where a form must be signed or an address is not stable.
     checksum_note : str
         Where checksums come from.
+    aliases : tuple of str
+        Other names under which the published folder is met.
     """
 
     key: str
@@ -77,7 +79,7 @@ class Card:
     downloads: tuple[Download, ...] = ()
     manual: str = ""
     checksum_note: str = ""
-    extras: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
 
     @property
     def n_images(self) -> int:
@@ -148,7 +150,7 @@ BUS_BRA = Card(
     citation=(
         "Gómez-Flores W, Gregorio-Calas MJ, Coelho de Albuquerque Pereira W. BUS-BRA: a breast ultrasound "
         "dataset for "
-        "assessing computer-aided diagnosis systems. Medical Physics 51:3110-3123 (2024)."
+        "assessing computer-aided diagnosis systems. Medical Physics (2023)."
     ),
     doi="10.1002/mp.16812",
     homepage="https://zenodo.org/records/8231412",
@@ -186,10 +188,7 @@ STU = Card(
     counts={"unknown": 42},
     group="each image is its own group, near-copies joined (no patient ids are published)",
     layout="Test_Image_1.png … 42, mask_1.png … 42",
-    quirks=(
-        "masks of 128 to 512 pixels a side, anti-aliased, for images of 128: averaged over area, cut at "
-        "one half",
-    ),
+    quirks=("masks of 128 to 512 pixels a side, anti-aliased, for images of 128: averaged over area, cut at one half",),
     downloads=(
         Download(
             name="STU-Hospital.zip",
@@ -199,9 +198,188 @@ STU = Card(
     checksum_note="none published; the sha256 of the first download is pinned.",
 )
 
-CARDS: dict[str, Card] = {card.key: card for card in (PHANTOM, BUSI, BUS_BRA, STU)}
+BUS_UCLM = Card(
+    key="bus-uclm",
+    title="BUS-UCLM, breast ultrasound from Ciudad Real",
+    folder="BUS-UCLM",
+    aliases=("BUS-UCLM Breast ultrasound lesion segmentation dataset", "BUS_UCLM"),
+    licence="version 3: CC BY 4.0 (versions 1 and 2 were quoted as CC BY-NC 4.0: check which one you hold)",
+    citation=(
+        "Vallez N, Bueno G, Deniz O, Rienda MA, Pastor C. BUS-UCLM: Breast ultrasound lesion segmentation "
+        "dataset. "
+        "Mendeley Data, version 3."
+    ),
+    doi="10.17632/7fvgj4jsp7.3",
+    homepage="https://data.mendeley.com/datasets/7fvgj4jsp7/3",
+    counts={"benign": 174, "malignant": 90, "normal": 419},
+    patients=38,
+    group="patient (letters before the underscore)",
+    layout="images/ALWI_000.png, masks/ALWI_000.png, INFO.csv (separated by ;)",
+    quirks=(
+        "masks are colour-coded: green benign, red malignant, black none",
+        "images smaller than their mask (HESN_*) are left out",
+        "patients CHCO and CHVI share images: one group",
+        "Doppler frames and burnt-in marks are noted from INFO.csv",
+    ),
+    downloads=(
+        Download(
+            name="BUS-UCLM.zip",
+            urls=(
+                "https://data.mendeley.com/public-api/zip/7fvgj4jsp7/download/3",
+                "https://prod-dcd-datasets-cache-zipfiles.s3.eu-west-1.amazonaws.com/7fvgj4jsp7-3.zip",
+            ),
+        ),
+    ),
+    manual="Open the home page, choose version 3, press 'Download all', unpack the zip into the data folder.",
+    checksum_note="none published for the whole zip; the sha256 of the first download is pinned.",
+)
 
-KEYS = ("phantom", "busi", "bus-bra", "bus-uclm", "breast", "udiat", "stu", "oasbud", "bus-uc", "folder")
+BREAST = Card(
+    key="breast",
+    title="BrEaST, Breast-Lesions-USG",
+    folder="BrEaST-Lesions_USG-images_and_masks",
+    aliases=("BrEaST-Lesions_USG-images_and_masks-Dec-15-2023", "BrEaST-Lesions-USG", "BrEaST"),
+    licence="CC BY 4.0",
+    citation=(
+        "Pawłowska A et al. Curated benchmark dataset for ultrasound based breast lesion analysis "
+        "(Breast-Lesions-USG). The Cancer Imaging Archive (2023)."
+    ),
+    doi="10.7937/9WKK-Q141",
+    homepage="https://www.cancerimagingarchive.net/collection/breast-lesions-usg/",
+    counts={"benign": 154, "malignant": 98, "normal": 4},
+    patients=256,
+    group="case (one patient, one image)",
+    layout="case001.png, case001_tumor.png, case001_other1.png …, a workbook of cases beside the folder",
+    quirks=(
+        "images are grey with transparency",
+        "masks of further lesions (_other) are joined with that of the tumour; breast?other=false leaves them out",
+        "Pixel_size is in centimetres",
+        "normal cases (45, 61, 209, 213) have no mask",
+    ),
+    downloads=(
+        Download(
+            name="BrEaST-Lesions_USG-images_and_masks-Dec-15-2023.zip",
+            urls=(
+                "https://www.cancerimagingarchive.net/wp-content/uploads/"
+                "BrEaST-Lesions_USG-images_and_masks-Dec-15-2023.zip",
+            ),
+        ),
+        Download(
+            name="BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx",
+            urls=(
+                "https://www.cancerimagingarchive.net/wp-content/uploads/"
+                "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx",
+            ),
+            unpack=False,
+            into="BrEaST-Lesions_USG-images_and_masks",
+        ),
+    ),
+    checksum_note="none published; the sha256 of the first download is pinned.",
+)
+
+UDIAT = Card(
+    key="udiat",
+    title="UDIAT, dataset B",
+    folder="BUS",
+    aliases=("UDIAT", "DatasetB", "Dataset_B", "BUS_B"),
+    licence="by signed agreement; images must not be passed on",
+    citation=(
+        "Yap MH et al. Automated breast ultrasound lesions detection using convolutional neural networks. "
+        "IEEE Journal of Biomedical and Health Informatics (2018)."
+    ),
+    doi="10.1109/JBHI.2017.2731873",
+    homepage="https://helward.mmu.ac.uk/STAFF/m.yap/dataset.php",
+    counts={"benign": 109, "malignant": 54},
+    group="each image is its own group (no patient ids are published)",
+    layout="original/000001.png, GT/000001.png, a list of classes beside them",
+    quirks=(
+        "the list of classes comes as a workbook or text: any that lies beside the folders is read",
+        "some copies count 110 benign and 53 malignant",
+    ),
+    manual=(
+        "1. Open https://helward.mmu.ac.uk/STAFF/m.yap/dataset.php and print BUS_ReleaseAgreement.pdf. "
+        "2. Sign it and send it to the address named there. "
+        "3. Unpack what you receive so that BUS/original/000001.png and BUS/GT/000001.png lie in your data "
+        "folder, "
+        "with the list of classes beside them."
+    ),
+    checksum_note="not distributed by address; nothing to check against.",
+)
+
+OASBUD = Card(
+    key="oasbud",
+    title="OASBUD, raw radio-frequency data of breast lesions",
+    folder="OASBUD",
+    licence="open access; quoted as CC BY 4.0 by one catalogue, possibly non-commercial: see the record",
+    citation=(
+        "Piotrzkowska-Wróblewska H, Dobruch-Sobczak K, Byra M, Nowicki A. Open access database of raw "
+        "ultrasonic "
+        "signals acquired from malignant and benign breast lesions. Medical Physics (2017)."
+    ),
+    doi="10.1002/mp.12538",
+    homepage="https://zenodo.org/records/545928",
+    counts={"benign": 96, "malignant": 104},
+    group="lesion (two views each)",
+    layout="OASBUD.mat: 100 lesions with rf1, rf2, roi1, roi2, birads, class",
+    quirks=(
+        "images are made from raw radio-frequency lines: envelope, logarithm, 50 dB",
+        "two views of each lesion: one group",
+        "samples in depth are much finer than lines: pixels are not square",
+    ),
+    downloads=(
+        Download(
+            name="OASBUD.mat",
+            urls=("https://zenodo.org/records/545928/files/OASBUD.mat?download=1",),
+            checksum="md5:e2b770a6ee2f06ebe480ed0962252100",
+            unpack=False,
+            into="OASBUD",
+        ),
+    ),
+    checksum_note="md5 as two other projects use it.",
+)
+
+BUS_UC = Card(
+    key="bus-uc",
+    title="BUS_UC, images from ultrasoundcases.info",
+    folder="BUS_UC",
+    aliases=("BUS-UC", "BUS_UC Breast Ultrasound Image Dataset"),
+    licence="CC BY 4.0",
+    citation="BUS_UC. Mendeley Data, version 1.",
+    doi="10.17632/3ksd7w7jkx.1",
+    homepage="https://data.mendeley.com/datasets/3ksd7w7jkx/1",
+    counts={"benign": 358, "malignant": 453},
+    group="each image is its own group, equal files joined (no patient ids are published)",
+    layout="{Benign,Malignant}/{images,masks}/001.png; All/ holds the same images again",
+    quirks=("All/ doubles the class folders and is not read", "all images are 256 x 256"),
+    downloads=(
+        Download(
+            name="BUS_UC.zip",
+            urls=(
+                "https://data.mendeley.com/public-api/zip/3ksd7w7jkx/download/1",
+                "https://prod-dcd-datasets-cache-zipfiles.s3.eu-west-1.amazonaws.com/3ksd7w7jkx-1.zip",
+            ),
+        ),
+    ),
+    manual="Open the home page, press 'Download all' and unpack the zip into the data folder.",
+    checksum_note="none published for the whole zip; the sha256 of the first download is pinned.",
+)
+
+FOLDER = Card(
+    key="folder",
+    title="A plain folder of images and masks",
+    folder="",
+    licence="yours to know",
+    citation="",
+    doi="",
+    homepage="",
+    counts={},
+    group="column group of labels.csv, else each image is its own group",
+    layout="images/x.png and masks/x.png, or x.png and x_mask.png; optional labels.csv (id,label,group)",
+)
+
+CARDS: dict[str, Card] = {
+    card.key: card for card in (PHANTOM, BUSI, BUS_BRA, BUS_UCLM, BREAST, UDIAT, STU, OASBUD, BUS_UC, FOLDER)
+}
 
 
 def card(key: str) -> Card:

@@ -69,9 +69,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.label not in LABELS:
-            raise ValueError(
-                f"label of {self.id!r} is {self.label!r}; it must be one of {', '.join(LABELS)}."
-            )
+            raise ValueError(f"label of {self.id!r} is {self.label!r}; it must be one of {', '.join(LABELS)}.")
 
 
 def read_record(record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -397,9 +395,7 @@ class LesionDataset:
         """
         folds = self.folds()
         if not (folds == fold).any():
-            raise ValueError(
-                f"{self.name} has no fold {fold!r}; folds here: {', '.join(map(str, np.unique(folds)))}."
-            )
+            raise ValueError(f"{self.name} has no fold {fold!r}; folds here: {', '.join(map(str, np.unique(folds)))}.")
         train, test = self.subset(folds != fold), self.subset(folds == fold)
         splits.check_no_leak(train.groups, test.groups)
         return train, test

@@ -46,19 +46,30 @@ class PixelSource(Protocol):
         ...
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """Open a picture without decoding it, within the size limit.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, no picture, or larger than ``MAX_PIXELS``.
+    """
     try:
         picture = Image.open(path)
     except FileNotFoundError:
-        raise DatasetError(
-            f"{path} is gone: the folder changed since it was read; load the set again."
-        ) from None
+        raise DatasetError(f"{path} is gone: the folder changed since it was read; load the set again.") from None
     except UnidentifiedImageError:
         raise DatasetError(f"{path} is not a picture that can be read; fetch the file again.") from None
     except Image.DecompressionBombError:
-        raise DatasetError(
-            f"{path} claims to be larger than {MAX_PIXELS:,} pixels; it is not read."
-        ) from None
+        raise DatasetError(f"{path} claims to be larger than {MAX_PIXELS:,} pixels; it is not read.") from None
     except (OSError, SyntaxError, ValueError) as err:
         raise DatasetError(f"{path} cannot be opened ({err}); fetch the file again.") from None
     width, height = picture.size
@@ -73,7 +84,7 @@ def _open(path: Path) -> Image.Image:
 
 def _decode(path: Path) -> np.ndarray:
     """Pixels of a picture as ``(H, W)`` or ``(H, W, 3)`` uint8; alpha is dropped, palettes are looked up."""
-    with _open(path) as picture:
+    with open_picture(path) as picture:
         try:
             if picture.mode == "1":
                 return np.asarray(picture.convert("L"))
@@ -114,7 +125,7 @@ def picture_size(source: Path | PixelSource) -> tuple[int, int]:
     """
     if isinstance(source, PixelSource):
         return source.read().shape[:2]
-    with _open(Path(source)) as picture:
+    with open_picture(Path(source)) as picture:
         return picture.height, picture.width
 
 

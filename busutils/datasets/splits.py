@@ -100,9 +100,7 @@ def check_no_leak(groups_train: Sequence | np.ndarray, groups_test: Sequence | n
     if shared:
         named = ", ".join(map(str, shared[:5])) + (" …" if len(shared) > 5 else "")
         what = "1 group is" if len(shared) == 1 else f"{len(shared)} groups are"
-        raise LeakError(
-            f"{what} on both sides of the split ({named}): split by group, as LesionDataset.split does."
-        )
+        raise LeakError(f"{what} on both sides of the split ({named}): split by group, as LesionDataset.split does.")
 
 
 @functools.cache

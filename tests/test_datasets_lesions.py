@@ -1,0 +1,281 @@
+"""Records, arrays, subsets, cache, folds."""
+
+import os
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import trees
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from busutils import datasets
+from busutils.datasets import DatasetError, DatasetWarning, LeakError, LesionDataset, Record, cache, splits
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUSUTILS_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def busi(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DatasetWarning)
+        return datasets.load("busi", trees.busi(tmp_path / "data"))
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A pixel source without a file."""
+
+    value: int
+    key: str | None = None
+
+    def read(self):
+        return np.full((20, 10), self.value, np.uint8)
+
+
+def made_up(n=10, key=None):
+    records = [Record(f"i{k}", Flat(k, key and f"{key}{k}"), (), "unknown", f"g{k // 2}", "made-up") for k in range(n)]
+    return LesionDataset(records, name="made-up")
+
+
+# ---- pixels
+# --------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 99),
+)
+def test_resizing_keeps_range_and_constant_and_shrinking_keeps_the_mean(shape, size, seed):
+    image = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+    before = image.copy()
+    out = datasets.resize_image(image, size)
+    assert out.shape == size and out.dtype == np.uint8
+    assert image.min() <= out.min() and out.max() <= image.max()
+    assert (datasets.resize_image(np.full(shape, 77, np.uint8), size) == 77).all()
+    if size[0] <= shape[0] and size[1] <= shape[1]:
+        smooth = datasets.resize_map(image, size)
+        assert smooth.mean() == pytest.approx(image.mean(), abs=1e-2)
+    assert (image == before).all() and out is not image
+
+
+def test_shrinking_is_by_area_also_at_odd_ratios():
+    image = np.array([[0, 90, 240]], np.uint8)  # 3 pixels into 2: each takes one and a half
+    assert datasets.resize_image(image, (1, 2)).tolist() == [[30, 190]]
+
+
+def test_growing_is_linear():
+    assert datasets.resize_image(np.array([[0, 100]], np.uint8), (1, 4)).tolist() == [[0, 25, 75, 100]]
+
+
+def test_masks_resize_by_nearest_or_by_area():
+    fine = np.zeros((4, 4), bool)
+    fine[:2, :2] = True
+    fine[0, 2] = True
+    assert datasets.resize_mask(fine, 2, image_shape=(2, 2)).tolist() == [[True, False], [False, False]]
+    grey = np.array([[100, 140], [0, 255]], np.uint8)
+    assert datasets.resize_mask(grey, 2).tolist() == [[False, True], [False, True]]
+    thin = np.zeros((6, 6), bool)
+    thin[1] = True  # a thin line survives nearest neighbour as whole pixels, or not at all
+    assert set(datasets.resize_mask(thin, 3).sum(axis=1).tolist()) <= {0, 3}
+    with pytest.raises(ValueError, match="bool or uint8"):
+        datasets.resize_mask(np.zeros((2, 2)), 2)
+    with pytest.raises(ValueError, match="two axes"):
+        datasets.resize_image(np.zeros((2, 2, 3)), 2)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16"])
+def test_every_picture_mode_reads_the_same(tmp_path, mode):
+    from PIL import Image
+
+    grey = np.where(trees.blob(), 255, 0).astype(np.uint8)
+    picture = Image.fromarray(grey)
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        picture = picture.convert(mode)
+    picture.save(tmp_path / "x.png")
+    assert (datasets.read_image(tmp_path / "x.png") == grey).all()
+    assert (datasets.read_mask(tmp_path / "x.png") == grey).all()
+
+
+def test_colour_becomes_luma_in_images_and_any_lesion_in_masks(tmp_path):
+    rgb = np.zeros((2, 2, 3), np.uint8)
+    rgb[0, 0] = (255, 0, 0)
+    rgb[1, 1] = (0, 255, 0)
+    trees.save(tmp_path / "x.png", rgb)
+    assert datasets.read_image(tmp_path / "x.png").tolist() == [[76, 0], [0, 150]]
+    assert datasets.read_mask(tmp_path / "x.png").tolist() == [[255, 0], [0, 255]]
+
+
+# ---- sets
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_subsets_by_mask_ids_and_positions(busi):
+    by_mask = busi.subset(busi.labels == "benign")
+    by_ids = busi.subset(by_mask.ids)
+    by_position = busi.subset(np.flatnonzero(busi.labels == "benign"))
+    assert by_mask.ids.tolist() == by_ids.ids.tolist() == by_position.ids.tolist()
+    assert len(busi.subset([])) == 0
+    with pytest.raises(KeyError, match="has no image 'nobody'"):
+        busi.subset(["nobody"])
+    with pytest.raises(ValueError, match="the set has 12"):
+        busi.subset(np.ones(3, bool))
+    assert "normal" not in busi.lesions().labels
+    table = busi.table()
+    assert table["id"].tolist() == busi.ids.tolist() and table["fold"].tolist() == busi.folds().tolist()
+
+
+def test_label_is_checked():
+    with pytest.raises(ValueError, match="must be one of"):
+        Record("a", Flat(0), (), "cancer", "a", "made-up")
+
+
+def test_cache_is_used_and_a_changed_file_is_read_again(busi):
+    first = busi.load_arrays(24)
+    assert datasets.cache_info().entries == 1 and datasets.cache_info().bytes > 0
+    path = busi[1].image
+    stat = path.stat()
+    trees.save(path, 255 - datasets.read_image(path))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
+    second = busi.load_arrays(24)
+    assert (first[0][0] == second[0][0]).all() and (first[0][1] != second[0][1]).any()
+    removed = datasets.clear_cache()
+    assert removed.entries == 2 and datasets.cache_info().entries == 0
+
+
+def test_cached_arrays_equal_fresh_ones_and_do_not_share_memory(busi):
+    fresh = busi.load_arrays(20, use_cache=False)
+    busi.load_arrays(20)
+    cached = busi.load_arrays(20)
+    cached[0][:] = 0
+    cached[1][:] = True
+    again = busi.load_arrays(20)
+    assert all((a == b).all() for a, b in zip(fresh, again, strict=True))
+    part = busi.subset([3, 1])
+    assert (part.load_arrays(20)[0] == fresh[0][[3, 1]]).all()
+    assert datasets.cache_info().entries == 1, "a subset is served from the arrays of its set"
+
+
+def test_small_subset_does_not_read_the_whole_set(busi):
+    trees.cut_short(busi[11].image)
+    images, _ = busi.subset([0, 1]).load_arrays(16)
+    assert images.shape == (2, 16, 16)
+    assert datasets.cache_info().entries == 0
+
+
+def test_damaged_cache_is_made_again(busi):
+    good = busi.load_arrays(16)
+    for file in cache.cache_dir().glob("*/*.npy"):
+        trees.cut_short(file, 0.3)
+    again = busi.load_arrays(16)
+    assert all((a == b).all() for a, b in zip(good, again, strict=True))
+
+
+def test_cache_without_a_place_to_write_is_no_error(busi, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("BUSUTILS_CACHE_DIR", str(tmp_path / "file"))
+    assert busi.load_arrays(16)[0].shape == (12, 16, 16)
+
+
+def test_sources_with_a_key_are_cached_others_are_not():
+    made_up().load_arrays(8)
+    assert datasets.cache_info().entries == 0
+    made_up(key="v1-").load_arrays(8)
+    made_up(key="v1-").load_arrays(8)
+    assert datasets.cache_info().entries == 1
+    made_up(key="v2-").load_arrays(8)
+    assert datasets.cache_info().entries == 2
+
+
+# ---- folds
+# ---------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    groups=st.lists(st.integers(0, 30), min_size=1, max_size=120),
+    seed=st.integers(0, 5),
+    n_folds=st.integers(2, 6),
+)
+def test_no_group_is_in_two_folds(groups, seed, n_folds):
+    labels = np.random.default_rng(seed).choice(["benign", "malignant", "normal"], len(groups))
+    folds = splits.grouped_folds(groups, labels, n_folds=n_folds, seed=seed)
+    assert folds.min() >= 1 and folds.max() <= n_folds
+    for group in set(groups):
+        assert len(set(folds[np.array(groups) == group])) == 1
+    assert (folds == splits.grouped_folds(groups, labels, n_folds=n_folds, seed=seed)).all()
+
+
+def test_folds_are_even_in_size_and_label():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 150, 400)
+    labels = rng.choice(["benign", "malignant", "normal"], 400, p=[0.6, 0.3, 0.1])
+    folds = splits.grouped_folds(groups, labels)
+    for label in set(labels):
+        counts = np.bincount(folds[labels == label], minlength=6)[1:]
+        assert counts.max() - counts.min() <= 3, (label, counts)
+
+
+def test_a_subset_keeps_its_folds_and_a_split_does_not_leak():
+    data = made_up(20)
+    part = data.subset(np.arange(20) % 3 == 0)
+    assert (part.folds() == data.folds()[np.arange(20) % 3 == 0]).all()
+    for fold in range(1, 6):
+        train, test = data.split(fold)
+        assert not set(train.groups) & set(test.groups) and len(train) + len(test) == 20
+    with pytest.raises(ValueError, match="no fold 9"):
+        data.split(9)
+
+
+def test_a_leaking_fold_list_is_refused(monkeypatch):
+    data = made_up(10)
+    monkeypatch.setattr(splits, "grouped_folds", lambda groups, labels: np.arange(10) % 5 + 1)
+    with pytest.raises(LeakError, match=r"groups? (is|are) on both sides"):
+        data.split(1)
+
+
+@pytest.mark.parametrize(("key", "n"), [("busi", 780), ("stu", 42), ("bus-bra", 1875)])
+def test_shipped_folds_hold_their_contract(key, n):
+    table = splits.shipped_folds(key)
+    assert len(table) == n == datasets.card(key).n_images
+    assert table.index.is_unique and sorted(table["fold"].unique()) == [1, 2, 3, 4, 5]
+    assert list(table.columns) == ["label", "group", "fold"]
+    assert table["label"].value_counts().to_dict() == dict(datasets.card(key).counts)
+    assert (table.groupby("group")["fold"].nunique() == 1).all()
+
+
+def test_busi_groups_hold_the_published_list_and_the_verdicts():
+    from importlib import resources
+
+    import pandas as pd
+
+    home = resources.files("busutils.datasets")
+    group = splits.shipped_folds("busi")["group"]
+    with (home / "busi_published_groups.csv").open() as stream:
+        published = pd.read_csv(stream)
+    for _, members in published.groupby("group"):
+        assert group[members["id"]].nunique() == 1
+    with (home / "busi_verdicts.csv").open() as stream:
+        verdicts = pd.read_csv(stream)
+    together = verdicts[verdicts["verdict"] != "different"]
+    assert len(together) >= 30
+    assert (group[together["id_a"]].to_numpy() == group[together["id_b"]].to_numpy()).all()
+    assert group["benign (433)"] == group["malignant (145)"]
+
+
+def test_spec_strings():
+    assert datasets.parse_spec("BUS_BRA") == ("bus-bra", {})
+    assert datasets.parse_spec("x?a=1&b=0.5&c=true&d=portable") == (
+        "x",
+        {"a": 1, "b": 0.5, "c": True, "d": "portable"},
+    )
+    with pytest.raises(DatasetError, match="write it as"):
+        datasets.parse_spec("phantom?n")
