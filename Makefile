@@ -1,0 +1,69 @@
+# Each target sets itself up from nothing but python3 and make.
+#   make lessons   run the lessons on simulated images (the main job)
+#   make test      lint, unit tests, and every lesson against its stored outputs
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= build
+# tensorflow-cpu is half the size, but exists for Linux x86-64 only and knows no graphics card.
+TF ?= $(shell if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1; then echo tf-cpu; else echo tf; fi)
+# Empty installs the newest versions instead of the tested ones: make test CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
+.PHONY: lessons test unit lint notebooks refresh figures app site clean
+
+lessons: $(VENV)/.lessons
+	$(BIN)/busutils lessons run --out $(OUT)
+
+test: lint unit notebooks
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python tools/check_lessons.py
+	$(BIN)/python -m pytest -o addopts= -q --nbval-lax --nbval-current-env notebooks
+
+refresh: $(VENV)/.dev
+	$(BIN)/busutils lessons refresh --out $(OUT)
+	$(BIN)/python tools/write_readme.py
+
+figures: refresh
+
+app: $(VENV)/.app
+	$(BIN)/busutils app
+
+site: $(VENV)/.site
+	$(BIN)/python tools/build_site.py $(OUT)/site
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "busutils needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is $$($(PYTHON) -V 2>&1): name another, as in: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) lacks the module venv: install it (Debian, Ubuntu: sudo apt install python3-venv) and try again"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.lessons: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
+	$(PIP_INSTALL) -e '.[$(TF),lessons]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
+	$(PIP_INSTALL) -e '.[$(TF),dev]'
+	@touch $@ $(VENV)/.lessons
+
+$(VENV)/.app: $(VENV)/.lessons
+	$(PIP_INSTALL) -e '.[app]'
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.lessons
+	$(PIP_INSTALL) -e '.[site]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(OUT)
