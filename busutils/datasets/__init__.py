@@ -14,9 +14,12 @@ import warnings
 from pathlib import Path
 
 from busutils.datasets import readers
+from busutils.datasets.audit import AuditReport, audit
 from busutils.datasets.cache import cache_dir, cache_info, clear_cache
 from busutils.datasets.catalogue import CARDS, Card, card
-from busutils.datasets.lesions import LABELS, LesionDataset, Record, read_record
+from busutils.datasets.fetch import data_dir, fetch
+from busutils.datasets.inspection import CheckReport, catalogue_table, check, info
+from busutils.datasets.lesions import LABELS, LesionDataset, Record, concatenate, read_record
 from busutils.datasets.pixels import (
     DatasetError,
     DatasetWarning,
@@ -27,33 +30,45 @@ from busutils.datasets.pixels import (
     resize_map,
     resize_mask,
 )
-from busutils.datasets.splits import LeakError, check_no_leak, grouped_folds
+from busutils.datasets.splits import LeakError, check_no_leak, grouped_folds, shipped_folds
 
 __all__ = [
     "CARDS",
     "LABELS",
+    "AuditReport",
     "Card",
+    "CheckReport",
     "DatasetError",
     "DatasetWarning",
     "LeakError",
     "LesionDataset",
     "PixelSource",
     "Record",
+    "audit",
     "cache_dir",
     "cache_info",
     "card",
+    "catalogue_table",
+    "check",
     "check_no_leak",
     "clear_cache",
+    "concatenate",
+    "data_dir",
+    "fetch",
+    "find_folder",
     "grouped_folds",
+    "info",
     "keys",
     "load",
     "parse_spec",
     "read_image",
     "read_mask",
     "read_record",
+    "read_records",
     "resize_image",
     "resize_map",
     "resize_mask",
+    "shipped_folds",
 ]
 
 
@@ -135,7 +150,7 @@ def find_folder(key: str, root: str | os.PathLike | None = None) -> Path:
     if about.key == "folder":
         how = "name the folder that holds the images with root="
     else:
-        where = root or os.environ.get("BUSUTILS_DATA_DIR")
+        where = root or os.environ.get("BUSUTILS_DATA_DIR") or (data_dir() if data_dir().is_dir() else None)
     if not where:
         raise DatasetError(f"no data folder is known for {about.title}: {how}.")
     where = Path(where).expanduser()
@@ -158,6 +173,33 @@ def _check_options(key: str, function, options: dict, own: tuple[str, ...]) -> N
     if unknown and "options" not in known:
         have = f"it takes {', '.join(known)}" if known else "it takes none"
         raise DatasetError(f"{key} has no option {unknown[0]!r}; {have}.")
+
+
+def read_records(key: str, folder: Path, report: readers.Report, **options) -> list[Record]:
+    """Read a published folder into records, as :func:`load` does, with a report of one's own.
+
+    Parameters
+    ----------
+    key : str
+    folder : Path
+        The published folder.
+    report : Report
+        Collects problems; a strict one raises at the first fatal problem.
+    **options
+        Options of the set.
+
+    Returns
+    -------
+    list of Record
+
+    Raises
+    ------
+    DatasetError
+        If an option is unknown, the folder is another set, or (strict) something is missing.
+    """
+    reader = readers.READERS[key]
+    _check_options(key, reader, options, ("root", "card", "report"))
+    return reader(folder, card(key), report, **options)
 
 
 def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDataset:
@@ -191,16 +233,13 @@ def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDa
     name, given = parse_spec(key)
     options = {**given, **options}
     root = options.pop("root", root)
-    about = card(name)
-    if name == "phantom":
+    if card(name).key == "phantom":
         from busutils.datasets import phantom  # not needed for real images
 
         _check_options(name, phantom.load, options, ())
         return phantom.load(**options)
-    reader = readers.READERS[name]
-    _check_options(name, reader, options, ("root", "card", "report"))
     report = readers.Report()
-    records = reader(find_folder(name, root), about, report, **options)
+    records = read_records(name, find_folder(name, root), report, **options)
     messages = [problem.message for problem in report.problems]
     for message in messages:
         warnings.warn(message, DatasetWarning, stacklevel=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -399,3 +399,35 @@ class LesionDataset:
         train, test = self.subset(folds != fold), self.subset(folds == fold)
         splits.check_no_leak(train.groups, test.groups)
         return train, test
+
+
+def concatenate(*datasets: LesionDataset, name: str | None = None) -> LesionDataset:
+    """Join sets; ids and groups get the key of their set in front, so that none meet by chance.
+
+    Parameters
+    ----------
+    *datasets : LesionDataset
+        Sets of different keys.
+    name : str, optional
+        By default the names joined by ``+``.
+
+    Returns
+    -------
+    LesionDataset
+        Every record keeps the fold number it has in its own set.
+
+    Raises
+    ------
+    DatasetError
+        If an id occurs twice, as when a set is joined with itself.
+    """
+    records = [
+        replace(record, id=f"{part.key}:{record.id}", group=f"{part.key}:{record.group}")
+        for part in datasets
+        for record in part
+    ]
+    warnings = [warning for part in datasets for warning in part.warnings]
+    joined = LesionDataset(records, name=name or "+".join(part.name for part in datasets), warnings=warnings)
+    if datasets:
+        joined._folds = np.concatenate([part.folds() for part in datasets])
+    return joined

@@ -1,0 +1,195 @@
+"""What is known about a set, and whether a folder of it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from busutils.datasets import splits
+from busutils.datasets.catalogue import CARDS, card
+from busutils.datasets.lesions import LABELS, Record, read_record
+from busutils.datasets.pixels import DatasetError
+from busutils.datasets.readers import Problem, Report
+
+_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found.
+
+    Parameters
+    ----------
+    key, title : str
+    folder : Path
+    table : DataFrame
+        One row a label: label, found, published; a last row ``all``.
+    problems : list of Problem
+        Everything worth knowing; fatal ones first.
+    n_images, n_masks, n_groups : int
+    """
+
+    key: str
+    title: str
+    folder: Path
+    table: pd.DataFrame
+    problems: list[Problem]
+    n_images: int
+    n_masks: int
+    n_groups: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the set can be used as it is."""
+        return not any(problem.fatal for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "key": self.key,
+            "title": self.title,
+            "folder": str(self.folder),
+            "ok": self.ok,
+            "images": self.n_images,
+            "masks": self.n_masks,
+            "groups": self.n_groups,
+            "counts": self.table.to_dict("records"),
+            "problems": [dataclasses.asdict(problem) for problem in self.problems],
+        }
+
+
+def info(key: str) -> dict[str, Any]:
+    """Tell what is known about a set: its card, and the folds that are shipped for it.
+
+    Parameters
+    ----------
+    key : str
+
+    Returns
+    -------
+    dict
+        Plain values, for JSON.
+    """
+    about = card(key)
+    shipped = splits.shipped_folds(about.key)
+    folds = None
+    if shipped is not None:
+        folds = {
+            "images": len(shipped),
+            "groups": int(shipped["group"].nunique()),
+            "per fold": {str(fold): int(n) for fold, n in shipped["fold"].value_counts().sort_index().items()},
+        }
+    return {**dataclasses.asdict(about), "images": about.n_images, "folds": folds}
+
+
+def catalogue_table() -> pd.DataFrame:
+    """List all sets: key, title, images, licence, how to get it.
+
+    Returns
+    -------
+    DataFrame
+    """
+    rows = []
+    for about in CARDS.values():
+        how = "fetch" if about.downloads else "by hand" if about.manual else "built in" if not about.counts else ""
+        rows.append(
+            {
+                "key": about.key,
+                "title": about.title,
+                "images": about.n_images or None,
+                "licence": about.licence,
+                "get": how,
+                "folds shipped": splits.shipped_folds(about.key) is not None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> CheckReport:
+    """Read every image and mask of a set, and report what is missing, broken or odd.
+
+    Parameters
+    ----------
+    key : str
+    root : path, optional
+        As for :func:`busutils.datasets.load`.
+    **options
+        Options of the set.
+
+    Returns
+    -------
+    CheckReport
+        Broken files and missing masks are listed, not raised.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such set or folder, or the folder is not this set.
+    """
+    from busutils import datasets  # the loader stands above this module
+
+    name, given = datasets.parse_spec(key)
+    about = card(name)
+    options = {**given, **options}
+    report = Report(strict=False)
+    if name == "phantom":
+        records, folder = list(datasets.load(key, root, **options)), Path()
+    else:
+        folder = datasets.find_folder(name, root)
+        records = datasets.read_records(name, folder, report, **options)
+    looked: dict[str, list[Record]] = {}
+
+    def look(record: Record) -> tuple[Record, str | None, bool, str | None]:
+        try:
+            image, mask = read_record(record)
+        except DatasetError as err:
+            return record, None, False, str(err)
+        return record, hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest(), mask.any(), None
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for record, digest, drawn, broken in pool.map(look, records):
+            if broken:
+                report.fail("broken file", record.id, broken)
+                continue
+            looked.setdefault(digest, []).append(record)
+            if record.label == "normal" and drawn:
+                report.warn("normal with a lesion", record.id, f"{record.id} is normal but its mask is not empty.")
+            if record.label != "normal" and not drawn:
+                report.warn("empty mask", record.id, f"{record.id} is {record.label} but its mask is empty.")
+    for same in looked.values():
+        if len(same) < 2:
+            continue
+        ids, labels = [record.id for record in same], {record.label for record in same}
+        named = " and ".join(ids)
+        if len(labels) > 1:
+            said = f"{named} are the same pixels under {len(labels)} labels ({', '.join(sorted(labels))})."
+            report.warn("contradictory labels", ids[0], said)
+        elif len({record.group for record in same}) > 1:
+            report.warn("doubled image", ids[0], f"{named} are the same pixels in different groups.")
+    found = Counter(record.label for record in records)
+    shown = [label for label in LABELS if found[label] or about.counts.get(label)]
+    rows = [{"label": label, "found": found[label], "published": about.counts.get(label)} for label in shown]
+    rows.append({"label": "all", "found": len(records), "published": about.n_images or None})
+    return CheckReport(
+        key=name,
+        title=about.title,
+        folder=folder,
+        table=pd.DataFrame(rows).astype({"published": "Int64"}),
+        problems=sorted(report.problems, key=lambda problem: not problem.fatal),
+        n_images=len(records),
+        n_masks=sum(len(record.masks) for record in records),
+        n_groups=len({record.group for record in records}),
+    )
