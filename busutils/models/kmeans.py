@@ -107,9 +107,7 @@ def kmeans_1d(values: np.ndarray, k: int) -> Clusters:
     values = np.asarray(values)
     if values.ndim == 2:
         if values.dtype != np.uint8:
-            raise ValueError(
-                f"an image must be uint8 (0 to 255), got {values.dtype}: give a histogram instead"
-            )
+            raise ValueError(f"an image must be uint8 (0 to 255), got {values.dtype}: give a histogram instead")
         counts = np.bincount(values.ravel(), minlength=256)
     elif values.ndim == 1:
         counts = values
@@ -178,9 +176,7 @@ def speckle_filter(image: np.ndarray, size: int = 9) -> np.ndarray:
     size |= 1
     # rank.median slides a histogram: many times faster than sorting every window.
     padded = np.pad(image, size // 2, mode="edge")
-    return rank.median(padded, np.ones((size, size), bool))[
-        size // 2 : -(size // 2), size // 2 : -(size // 2)
-    ]
+    return rank.median(padded, np.ones((size, size), bool))[size // 2 : -(size // 2), size // 2 : -(size // 2)]
 
 
 def flatten_background(image: np.ndarray, sigma: float = 50.0) -> np.ndarray:
@@ -219,38 +215,46 @@ def flatten_background(image: np.ndarray, sigma: float = 50.0) -> np.ndarray:
 # Weights of the choice by score. Fitted with benchmarks/kmeans_weights.py on the folds 1 to 4 of BUS-BRA.
 WEIGHTS: dict[str, dict[str, float]] = {
     "plain": {
-        "log_area": 0.2199,
-        "log_area_squared": -0.02414,
-        "depth": 0.8367,
-        "depth_squared": -1.988,
-        "off_centre_squared": -7.852,
-        "contrast": 1.747,
-        "solidity": 1.827,
-        "touches": -0.7292,
-        "intercept": -0.6301,
+        "log_area": 0.2422,
+        "log_area_squared": -0.04301,
+        "depth": 1.849,
+        "depth_squared": -3.484,
+        "off_centre_squared": -12.23,
+        "contrast": 2.941,
+        "solidity": 2.413,
+        "touches": -1.114,
+        "intercept": -1.389,
     },
     "full": {
-        "log_area": 0.2426,
-        "log_area_squared": -0.02403,
-        "depth": 0.5042,
-        "depth_squared": -1.352,
-        "off_centre_squared": -9.51,
-        "contrast": 0.7359,
-        "contrast_top": -0.4362,
-        "contrast_bottom": -0.4764,
-        "contrast_sides": 3.073,
-        "edge": 0.03351,
-        "spread": -3.679,
-        "darkness": 0.7841,
-        "black": -0.3368,
-        "solidity": 0.6517,
-        "compactness": 0.6297,
-        "log_width_to_height": -0.1392,
-        "touch_top": -0.6731,
-        "touch_bottom": -0.1536,
-        "touch_sides": -2.015,
-        "touches": -0.3625,
-        "intercept": -0.126,
+        "log_area": 0.2262,
+        "log_area_squared": -0.02845,
+        "height": 0.505,
+        "width": -0.1048,
+        "log_width_to_height": 0.01432,
+        "depth": 0.328,
+        "depth_squared": -1.465,
+        "off_centre_squared": -8.687,
+        "touch_top": -0.6715,
+        "touch_bottom": -0.1126,
+        "touch_sides": -2.215,
+        "touches": -0.413,
+        "contrast": 1.356,
+        "contrast_wide": -0.1186,
+        "contrast_top": -0.1653,
+        "contrast_bottom": -0.263,
+        "contrast_sides": 2.636,
+        "leak": -0.4199,
+        "edge": -0.01263,
+        "edge_weak": 0.0468,
+        "spread": -2.816,
+        "darkness": -0.03011,
+        "rank": -0.4608,
+        "echo": -0.153,
+        "echo_squared": -0.1831,
+        "black": -0.1997,
+        "solidity": -0.2487,
+        "compactness": 1.03,
+        "intercept": 0.548,
     },
 }
 
@@ -271,7 +275,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "background": 50.0,
         "k": (3, 4, 5),
         "choice": "score",
-        "openings": (3,),
+        "openings": (4,),
         "weights": "plain",
         "contour": "none",
         "reject": 0.0,
@@ -279,12 +283,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": {
         "median": 9,
         "background": 50.0,
-        "k": (2, 3, 4, 5, 6, 7),
+        "k": (3, 5, 7),
         "choice": "score",
-        "openings": (3, 8),
+        "openings": (4, 8),
         "weights": "full",
         "contour": "walker",
-        "reject": 0.0,
+        "reject": 0.4,
     },
 }
 
@@ -382,9 +386,7 @@ class KMeansSegmenter(Segmenter):
             if options[name] not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {options[name]!r}")
         if not options["k"] or min(options["k"]) < 2:
-            raise ValueError(
-                f"k must name numbers of clusters from 2 up, such as (3, 4, 5), got {options['k']!r}"
-            )
+            raise ValueError(f"k must name numbers of clusters from 2 up, such as (3, 4, 5), got {options['k']!r}")
         if isinstance(options["weights"], str):
             if options["weights"] not in WEIGHTS:
                 raise ValueError(
@@ -400,9 +402,7 @@ class KMeansSegmenter(Segmenter):
         """Grey levels that part the k clusters."""
         return kmeans_1d(flat, k).thresholds
 
-    def _features(
-        self, regions: list[Region], flat: np.ndarray, filtered: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def _features(self, regions: list[Region], flat: np.ndarray, filtered: np.ndarray) -> dict[str, np.ndarray]:
         """Describe the candidates; add entries to use a feature of your own in `weights`."""
         return region_features(regions, flat, filtered)
 
@@ -410,9 +410,7 @@ class KMeansSegmenter(Segmenter):
         """All results of all steps for one square image."""
         options = self.options()
         scale = self.size / _REFERENCE_SIDE
-        filtered = (
-            speckle_filter(image, round(options["median"] * scale)) if options["median"] else image.copy()
-        )
+        filtered = speckle_filter(image, round(options["median"] * scale)) if options["median"] else image.copy()
         flat = flatten_background(filtered, options["background"] * scale)
         thresholds = {k: self._thresholds(flat, k) for k in options["k"]}
         # What the picture of the clusters shows: 0 for the darkest.
@@ -508,9 +506,7 @@ class KMeansSegmenter(Segmenter):
         order = np.argsort(-done["scores"], kind="stable")
         done["scores"] = done["scores"][order]
         if regions:
-            masks = [
-                resize_map(regions[index].mask().astype(np.float32), self.size) >= 0.5 for index in order
-            ]
+            masks = [resize_map(regions[index].mask().astype(np.float32), self.size) >= 0.5 for index in order]
             done["candidates"] = np.stack(masks)
         return done
 
