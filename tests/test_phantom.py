@@ -82,9 +82,7 @@ def test_same_bytes_in_another_process():
         "import hashlib; from busutils.datasets import phantom; p = phantom.simulate(4, seed=1, size=64);"
         "print(hashlib.sha256(p.image.tobytes() + p.mask.tobytes()).hexdigest())"
     )
-    there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     here = phantom.simulate(4, seed=1, size=64)
     assert there == hashlib.sha256(here.image.tobytes() + here.mask.tobytes()).hexdigest()
 
@@ -110,9 +108,7 @@ def test_speckle_is_fully_developed(name):
     assert envelope.mean() / envelope.std() == pytest.approx(1.91, abs=0.05)
     power = float(np.mean(envelope**2))
     assert power == pytest.approx(1, abs=0.05)
-    distance = stats.kstest(
-        envelope[::5, ::7].ravel(), stats.rayleigh(scale=math.sqrt(power / 2)).cdf
-    ).statistic
+    distance = stats.kstest(envelope[::5, ::7].ravel(), stats.rayleigh(scale=math.sqrt(power / 2)).cdf).statistic
     assert distance < 0.02
 
 
@@ -142,9 +138,7 @@ def test_lateral_width_follows_depth_focus_and_frequency():
     assert point_widths(scanner, 4.0)[1] > 1.1 * at_focus
     deeper_focus = dataclasses.replace(scanner, focus=30.0)
     assert point_widths(deeper_focus, 32.0)[1] < 0.9 * point_widths(scanner, 32.0)[1]
-    assert point_widths(dataclasses.replace(scanner, frequency=16.0), 15.0)[1] == pytest.approx(
-        at_focus / 2, rel=0.1
-    )
+    assert point_widths(dataclasses.replace(scanner, frequency=16.0), 15.0)[1] == pytest.approx(at_focus / 2, rel=0.1)
     assert at_focus == pytest.approx(float(phantom_scanner.lateral_fwhm(scanner, 15.0)), rel=0.05)
 
 
@@ -162,9 +156,7 @@ def test_losses_change_the_level_below_by_their_path(loss):
 
 def test_cysts_enhance_and_spiculated_cancers_shadow():
     level = {
-        kind: np.array(
-            [below_minus_beside(phantom.simulate(i, seed=5, size=96, kind=kind)) for i in range(50)]
-        )
+        kind: np.array([below_minus_beside(phantom.simulate(i, seed=5, size=96, kind=kind)) for i in range(50)])
         for kind in ("cyst", "spiculated")
     }
     assert all(np.isfinite(v).sum() >= 20 for v in level.values())
@@ -175,18 +167,16 @@ def test_cysts_enhance_and_spiculated_cancers_shadow():
 def test_noise_fills_the_depth():
     flat = np.full((300, 128), -60, np.float32)
     zero = np.zeros_like(flat)
-    envelope = phantom_scanner.scan(
-        flat, zero, zero, PRESETS["portable"], (0.15, 0.2), np.random.default_rng(0)
-    )[0]
+    envelope = phantom_scanner.scan(flat, zero, zero, PRESETS["portable"], (0.15, 0.2), np.random.default_rng(0))[0]
     assert np.mean(envelope[-40:] ** 2) > 10 * np.mean(envelope[:40] ** 2)
 
 
 def test_fewer_lines_make_a_coarser_picture():
     envelope = uniform_envelope(PRESETS["clinic"], shape=(128, 128), mm_per_px=(0.3, 0.3))
     fine, coarse = (
-        phantom_scanner.display(
-            envelope, Scanner("s", lines_per_mm=density, smooth=0, sharpen=0), (0.3, 0.3)
-        ).astype(float)
+        phantom_scanner.display(envelope, Scanner("s", lines_per_mm=density, smooth=0, sharpen=0), (0.3, 0.3)).astype(
+            float
+        )
         for density in (10.0, 0.8)
     )
     assert np.abs(np.diff(coarse, axis=1)).mean() < 0.7 * np.abs(np.diff(fine, axis=1)).mean()
@@ -202,13 +192,9 @@ def test_lesions_scatter_less_than_their_surroundings(kind):
         made = phantom.simulate(index, seed=2, size=128, kind=kind)
         assert made.mask.any() and made.kind == kind
         inside = ndimage.binary_erosion(made.mask, iterations=2)
-        near = ndimage.binary_dilation(made.mask, iterations=8) & ~ndimage.binary_dilation(
-            made.mask, iterations=2
-        )
+        near = ndimage.binary_dilation(made.mask, iterations=8) & ~ndimage.binary_dilation(made.mask, iterations=2)
         if inside.any():
-            differences.append(
-                20 * np.log10(np.median(made.reflectivity[inside]) / np.median(made.reflectivity[near]))
-            )
+            differences.append(20 * np.log10(np.median(made.reflectivity[inside]) / np.median(made.reflectivity[near])))
     low, high = {"cyst": (-60, -15), "isoechoic": (-7, 5)}.get(kind, (-40, -3))
     assert low < np.median(differences) < high
 
@@ -246,9 +232,7 @@ def test_areas_are_near_those_of_busi():
 
 
 def test_descriptors_use_bi_rads_words():
-    words = [
-        phantom.load(n=150, seed=4).table()[name] for name in ("shape", "orientation", "margin", "posterior")
-    ]
+    words = [phantom.load(n=150, seed=4).table()[name] for name in ("shape", "orientation", "margin", "posterior")]
     shape, orientation, margin, posterior = (set(column) for column in words)
     assert shape == {"oval", "round", "irregular", "none"}
     assert orientation == {"parallel", "not parallel", "none"}
@@ -298,9 +282,9 @@ def test_opening_a_set_simulates_nothing(monkeypatch):
 
     monkeypatch.setattr(phantom, "simulate", never)
     dataset = datasets.load("phantom", n=780, seed=8)
-    assert [
-        int((dataset.labels == label).sum()) for label in ("benign", "malignant", "normal")
-    ] == pytest.approx([437, 210, 133], abs=3)
+    assert [int((dataset.labels == label).sum()) for label in ("benign", "malignant", "normal")] == pytest.approx(
+        [437, 210, 133], abs=3
+    )
     assert set(dataset.labels[:8]) == {"benign", "malignant", "normal"}
 
 
@@ -317,13 +301,10 @@ def test_near_copies_share_group_and_scene():
     groups, counts = np.unique(dataset.groups, return_counts=True)
     assert counts.sum() - len(groups) == 6
     twin = int(np.flatnonzero([bool(record.notes) for record in dataset])[0])
-    assert (
-        dataset.groups[twin] == dataset.groups[twin - 1] and dataset.labels[twin] == dataset.labels[twin - 1]
-    )
+    assert dataset.groups[twin] == dataset.groups[twin - 1] and dataset.labels[twin] == dataset.labels[twin - 1]
     stranger = next(i for i in range(len(dataset)) if dataset.groups[i] != dataset.groups[twin])
     pictures = [
-        ndimage.gaussian_filter(dataset.load_native(i)[0].astype(float), 4).ravel()
-        for i in (twin - 1, twin, stranger)
+        ndimage.gaussian_filter(dataset.load_native(i)[0].astype(float), 4).ravel() for i in (twin - 1, twin, stranger)
     ]
     assert not np.array_equal(dataset.load_native(twin)[0], dataset.load_native(twin - 1)[0])
     likeness = np.corrcoef(pictures)
@@ -342,9 +323,7 @@ def test_written_set_reads_as_busi(tmp_path):
     dataset = phantom.load(n=9, size=64, seed=2)
     folder = phantom.write(dataset, tmp_path)
     assert folder == tmp_path / "Dataset_BUSI_with_GT"
-    assert (folder / "benign" / "benign (1).png").is_file() and (
-        folder / "benign" / "benign (1)_mask.png"
-    ).is_file()
+    assert (folder / "benign" / "benign (1).png").is_file() and (folder / "benign" / "benign (1)_mask.png").is_file()
     read = datasets.load("busi", root=tmp_path)
     assert sorted(read.labels) == sorted(dataset.labels)
     images, masks = dataset.load_arrays(64, use_cache=False)

@@ -207,14 +207,10 @@ def simulate(
         height, width = (round(size * float(rng.uniform(0.86, 0.97))) for _ in range(2))
         top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))
         window = np.s_[top : top + height, left : left + width]
-        image, reflectivity, envelope = (
-            resize_image(a[window], size) for a in (image, reflectivity, envelope)
-        )
+        image, reflectivity, envelope = (resize_image(a[window], size) for a in (image, reflectivity, envelope))
         mask = resize_mask(mask[window], size)
         mm_per_px = (mm_per_px[0] * height / size, mm_per_px[1] * width / size)
-    marks = phantom_marks.draw_marks(
-        image, mask, _generator(seed, index, _MARKS, copy), calipers=calipers, text=text
-    )
+    marks = phantom_marks.draw_marks(image, mask, _generator(seed, index, _MARKS, copy), calipers=calipers, text=text)
     return Phantom(
         image=image,
         mask=mask,
@@ -314,7 +310,7 @@ def load(
     Examples
     --------
     >>> small = load(n=4, size=64)
-    >>> list(small.ids)[:2], len(small)
+    >>> small.ids[:2].tolist(), len(small)
     (['phantom-clinic-0-0000', 'phantom-clinic-0-0001'], 4)
     """
     n, start = _whole("n", n, 1), _whole("start", start, 0)

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft, ndimage, sparse
 
 SPEED_OF_SOUND = 1.54
 """Speed of sound in soft tissue, mm per microsecond."""
@@ -149,9 +149,7 @@ def scanner_preset(scanner: str | Scanner) -> Scanner:
     if isinstance(scanner, Scanner):
         return scanner
     if scanner not in PRESETS:
-        raise ValueError(
-            f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner"
-        )
+        raise ValueError(f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner")
     return PRESETS[scanner]
 
 
@@ -248,9 +246,7 @@ def complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarr
     return pairs.view(np.complex64)[..., 0]
 
 
-def transmission(
-    excess: np.ndarray, mm_per_px: tuple[float, float], *, beam_width: float = 2.0
-) -> np.ndarray:
+def transmission(excess: np.ndarray, mm_per_px: tuple[float, float], *, beam_width: float = 2.0) -> np.ndarray:
     """Amplitude factor that is left after the losses along the way down.
 
     Parameters
@@ -317,14 +313,18 @@ def scan(
     return first, total / np.float32(scanner.looks)
 
 
-def to_lines(width: int, lines: int) -> np.ndarray:
-    """Matrix ``(width, width)`` that samples a row at scan lines and interpolates it back linearly."""
+def to_lines(width: int, lines: int) -> sparse.csr_array:
+    """Sparse matrix ``(width, width)`` that samples a row at scan lines and interpolates it back linearly."""
     if lines >= width:
-        return np.eye(width, dtype=np.float32)
+        return sparse.csr_array(sparse.eye_array(width, dtype=np.float32))
 
     def interpolation(targets, sources):
-        weights = 1 - np.abs(targets[:, None] - sources[None, :]) / (sources[1] - sources[0])
-        return np.maximum(weights, 0)
+        place = np.clip((targets - sources[0]) / (sources[1] - sources[0]), 0, len(sources) - 1)
+        left = np.minimum(place.astype(np.int32), len(sources) - 2)
+        weights = np.stack([1 - (place - left), place - left], axis=1)
+        columns = np.stack([left, left + 1], axis=1)
+        rows = np.arange(0, 2 * len(targets) + 1, 2)
+        return sparse.csr_array((weights.ravel(), columns.ravel(), rows), shape=(len(targets), len(sources)))
 
     pixels = np.arange(width, dtype=float)
     positions = np.linspace(0, width - 1, max(lines, 2))
@@ -360,11 +360,9 @@ def display(
     level += np.asarray(gain_db, np.float32)
     lines = round(scanner.lines_per_mm * width * dx)
     if lines < width:
-        level = level @ to_lines(width, lines).T
+        level = np.ascontiguousarray((to_lines(width, lines) @ level.T).T)
     if scanner.smooth > 0:
-        level = ndimage.gaussian_filter(
-            level, (0.7 * scanner.smooth / dz, scanner.smooth / dx), mode="nearest"
-        )
+        level = ndimage.gaussian_filter(level, (0.7 * scanner.smooth / dz, scanner.smooth / dx), mode="nearest")
     if scanner.sharpen > 0:
         blurred = ndimage.gaussian_filter(level, (0.35 / dz, 0.35 / dx), mode="nearest", truncate=3)
         level += np.float32(scanner.sharpen) * (level - blurred)

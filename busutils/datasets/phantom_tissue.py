@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import sparse
 
 KINDS = ("cyst", "fibroadenoma", "isoechoic", "multiple", "spiculated", "microlobulated", "normal")
 """What an image may show. The first four are benign, the next two malignant."""
@@ -41,24 +42,24 @@ def draw_kind(label: str, rng: np.random.Generator) -> str:
 # ---------------------------------------------------------------------------------------------------- fields
 
 
-def _spline_basis(coordinates: np.ndarray, spacing: float, shift: float) -> np.ndarray:
-    """Cubic B-spline basis: one row a coordinate, one column a knot."""
+def _spline_basis(coordinates: np.ndarray, spacing: float, shift: float) -> sparse.csr_array:
+    """Cubic B-spline basis: one row a coordinate, one column a knot, four entries a row.
+
+    Sparse, because a dense product would go through the linear-algebra library, whose threads get in each other's way
+    when several images are made at once and whose rounding differs from processor to processor.
+    """
     t = coordinates.astype(np.float32) / np.float32(spacing) + np.float32(shift)
-    left = t.astype(np.intp)
+    left = t.astype(np.int32)
     u = t - left
     v = 1 - u
-    rows = np.arange(len(t))
-    basis = np.zeros((len(t), int(left.max()) + 4), np.float32)
-    basis[rows, left] = v**3 / 6
-    basis[rows, left + 1] = 2 / 3 - u**2 + u**3 / 2
-    basis[rows, left + 2] = 2 / 3 - v**2 + v**3 / 2
-    basis[rows, left + 3] = u**3 / 6
-    return basis
+    weights = np.stack([v**3 / 6, 2 / 3 - u**2 + u**3 / 2, 2 / 3 - v**2 + v**3 / 2, u**3 / 6], axis=1)
+    columns = left[:, None] + np.arange(4, dtype=np.int32)
+    rows = np.arange(0, 4 * len(t) + 1, 4, dtype=np.int32)
+    shape = (len(t), int(left.max()) + 4)
+    return sparse.csr_array((weights.astype(np.float32).ravel(), columns.ravel(), rows), shape=shape)
 
 
-def random_field(
-    z: np.ndarray, x: np.ndarray, scale_z: float, scale_x: float, rng: np.random.Generator
-) -> np.ndarray:
+def random_field(z: np.ndarray, x: np.ndarray, scale_z: float, scale_x: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth Gaussian random field of mean 0 and variance 1.
 
     The knots belong to the tissue, not to the pixels: the same generator state gives the same field at every
@@ -81,7 +82,7 @@ def random_field(
     basis_x = _spline_basis(x, scale_x, shift_x)
     knots = rng.standard_normal((basis_z.shape[1], basis_x.shape[1]), dtype=np.float32)
     # The squared spline basis sums to 151/315 on average along each axis.
-    return (basis_z @ knots @ basis_x.T) * np.float32(315 / 151)
+    return np.ascontiguousarray((basis_x @ (basis_z @ knots).T).T) * np.float32(315 / 151)
 
 
 def random_curve(x: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
@@ -258,9 +259,7 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         lesion.edge = float(rng.uniform(0.3, 1.3))
         lesion.septa = float(rng.uniform(0.03, 0.2)) if rng.random() < 0.4 else 0.0
         lesion.halo = float(rng.uniform(2, 9)) if rng.random() < 0.75 else 0.0
-        lesion.attenuation = (
-            float(rng.uniform(0.4, 1.9)) if rng.random() < 0.8 else float(rng.uniform(-0.1, 0.2))
-        )
+        lesion.attenuation = float(rng.uniform(0.4, 1.9)) if rng.random() < 0.8 else float(rng.uniform(-0.1, 0.2))
         lesion.spicules = int(rng.integers(5, 14))
         lesion.calcifications = int(rng.integers(3, 15)) if rng.random() < 0.3 else 0
         words |= {
@@ -365,9 +364,7 @@ def draw_scene(kind: str, rng: np.random.Generator) -> Scene:
     width = depth * float(np.clip(np.exp(rng.normal(0.2, 0.15)), 0.95, 1.75))
     composition = str(rng.choice(["fat", "fibroglandular", "heterogeneous"], p=[0.3, 0.3, 0.4]))
     skin = float(rng.uniform(0.8, 2.2))
-    fat = skin + depth * float(
-        rng.uniform(0.02, 0.12) if composition == "fibroglandular" else rng.uniform(0.08, 0.34)
-    )
+    fat = skin + depth * float(rng.uniform(0.02, 0.12) if composition == "fibroglandular" else rng.uniform(0.08, 0.34))
     gland = fat + depth * float(rng.uniform(0.05, 0.25) if composition == "fat" else rng.uniform(0.25, 0.65))
     retro = gland + depth * float(rng.uniform(0.0, 0.12))
     muscle = retro + depth * float(rng.uniform(0.2, 0.6))
@@ -500,9 +497,7 @@ def _draw_tissue(scene, z, x, mm_per_px, rng):
     strands = random_field(z, x, float(rng.uniform(0.5, 0.9)), float(rng.uniform(2.5, 5.5)), rng)
     weave = random_field(z, x, float(rng.uniform(0.35, 0.6)), float(rng.uniform(0.9, 2.0)), rng)
     fibrous = float(rng.uniform(1.5, 4.0))
-    gland_level = (
-        fibrous * strands + float(rng.uniform(0.5, 3.0)) * weave + 2.0 * random_field(z, x, 1.8, 4.5, rng)
-    )
+    gland_level = fibrous * strands + float(rng.uniform(0.5, 3.0)) * weave + 2.0 * random_field(z, x, 1.8, 4.5, rng)
     if scene.composition == "heterogeneous" or scene.distractors["lobules"]:
         islands = random_field(z, x, float(rng.uniform(1.0, 2.5)), float(rng.uniform(2.5, 6)), rng)
         depth_of_islands = float(rng.uniform(5, 13))
@@ -589,18 +584,14 @@ def _draw_shadows(scene, echo, specular, excess, z, x, rng):
         length = float(rng.uniform(1, 5)) * radius
         path = centre + 0.25 * (x - x.mean()) * float(rng.normal(0, 0.6))
         middle = float(rng.uniform(0.1, 0.9)) * scene.width
-        inside = _step(
-            1 - ((depth - path[None, :]) / radius) ** 2 - ((x - middle)[None, :] / length) ** 2, 0.2
-        )
+        inside = _step(1 - ((depth - path[None, :]) / radius) ** 2 - ((x - middle)[None, :] / length) ** 2, 0.2)
         echo += (np.float32(-25) - echo) * inside
         specular *= 1 - inside
     if d["ribs"] and scene.layers["muscle"] < scene.depth * 0.95:
         middle = float(rng.uniform(0, 1)) * scene.width
         half = float(rng.uniform(6, 11))
         top = scene.layers["muscle"] - float(rng.uniform(0, 2))
-        arc = (
-            top + float(rng.uniform(0.5, 2.0)) * ((x - middle) / half) ** 2 + 0.3 * random_curve(x, 3.0, rng)
-        )
+        arc = top + float(rng.uniform(0.5, 2.0)) * ((x - middle) / half) ** 2 + 0.3 * random_curve(x, 3.0, rng)
         near = np.exp(-(((x - middle) / half) ** 4)).astype(np.float32)
         specular += 4.0 * near[None, :] * np.exp(-(((depth - arc[None, :]) / 0.35) ** 2)).astype(np.float32)
         excess += 4.0 * near[None, :] * _step(depth - arc[None, :] - 0.5, 0.4)
@@ -643,9 +634,7 @@ def _draw_lesion(lesion, skin, echo, specular, excess, mask, z, x, mm_per_px, rn
     echo += (target + variation - echo) * inside
     specular *= 1 - inside
     if lesion.septa:
-        specular += (
-            np.float32(lesion.septa) * inside * ridges(random_field(z, x, 1.5, 3.0, rng), 0.14, mm_per_px)
-        )
+        specular += np.float32(lesion.septa) * inside * ridges(random_field(z, x, 1.5, 3.0, rng), 0.14, mm_per_px)
     if lesion.capsule:
         facing = np.abs(np.sin(angle)) ** 2 * 0.85 + 0.15
         specular += np.float32(lesion.capsule) * facing * np.exp(-((distance / np.float32(0.18)) ** 2))
