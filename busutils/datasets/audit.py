@@ -38,6 +38,7 @@ _THUMB = 16
 _HEIGHT = 112  # rows of the registered frames
 _ROOM = (192, 288)  # with space to shift
 _NATIVE = 5  # the second registration shrinks both frames by this factor, whatever their height
+_FAIR_AREA = 9000  # pixels of a registered frame below which chance matches grow
 _EXACT_BELOW = 4096  # all dot products are quicker than hashes up to here
 _TABLES = 32
 _WINDOW = 8
@@ -154,7 +155,8 @@ def _frame(image: np.ndarray, scale: float) -> np.ndarray:
     detail /= np.sqrt(ndimage.gaussian_filter(detail * detail, 8)) + 3
     detail = np.clip(detail, -2.5, 2.5)  # so that burnt-in text does not outweigh tissue
     detail[small < 3] *= 0.3
-    norm = np.linalg.norm(detail)
+    # A small frame matches others by chance: it may only count less than its own area would let it.
+    norm = np.linalg.norm(detail) * max(1.0, np.sqrt(_FAIR_AREA / detail.size))
     return fft.rfft2(detail / max(norm, 1e-6), s=_ROOM).astype(np.complex64)
 
 
