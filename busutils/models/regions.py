@@ -377,7 +377,7 @@ def random_walker_contour(
     --------
     >>> y, x = np.ogrid[:64, :64]
     >>> image = np.where((y - 32) ** 2 + (x - 32) ** 2 < 15**2, 40.0, 120.0)
-    >>> rough = (y - 32) ** 2 + (x - 32) ** 2 < 13**2
+    >>> rough = (y - 32) ** 2 + (x - 32) ** 2 < 14**2
     >>> refined = random_walker_contour(image, rough)
     >>> bool((refined == (image < 80)).mean() > 0.99)
     True

@@ -1,0 +1,382 @@
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+
+from busutils import datasets, metrics
+from busutils.models import KMeansSegmenter, load
+from busutils.models.kmeans import PRESETS, WEIGHTS, flatten_background, kmeans_1d, speckle_filter
+from busutils.models.regions import (
+    FEATURES,
+    candidate_regions,
+    oracle,
+    random_walker_contour,
+    region_features,
+    score_regions,
+)
+
+RNG = np.random.default_rng
+
+
+def ellipse(shape, cy, cx, ry, rx):
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
+
+
+def scene(seed=0, side=256):
+    """A dark lesion in a bright layer, a darker shadow at one side, darkening with depth, noise."""
+    rng = RNG(seed)
+    image = 170 - 90 * np.linspace(0, 1, side)[:, None] * np.ones(side)
+    mask = ellipse((side, side), 0.42 * side, 0.5 * side, 0.13 * side, 0.2 * side)
+    image[mask] -= 55
+    image[:, : int(0.12 * side)] -= 70
+    image += rng.normal(0, 12, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+# -- exact clustering ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_kmeans_1d_is_the_best_of_all_partitions(k):
+    rng = RNG(k)
+    for _ in range(5):
+        levels = np.sort(rng.choice(256, 8, replace=False))
+        counts = np.zeros(256)
+        counts[levels] = rng.integers(1, 20, 8)
+        best = np.inf
+        for cuts in itertools.combinations(range(1, 8), k - 1):
+            inertia = 0.0
+            for part in np.split(levels, cuts):
+                mean = np.average(part, weights=counts[part])
+                inertia += float(counts[part] @ (part - mean) ** 2)
+            best = min(best, inertia)
+        assert kmeans_1d(counts, k).inertia == pytest.approx(best, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 8])
+def test_kmeans_1d_is_never_worse_than_lloyd(k):
+    image = (RNG(k).beta(1.5, 3, (64, 64)) * 255).astype(np.uint8)
+    lloyd = KMeans(k, n_init=10, random_state=0).fit(image.reshape(-1, 1).astype(float))
+    assert kmeans_1d(image, k).inertia <= lloyd.inertia_ * (1 + 1e-9)
+
+
+def test_kmeans_1d_result_is_consistent():
+    image = RNG(0).integers(0, 256, (50, 40), dtype=np.uint8)
+    centres, thresholds, inertia = kmeans_1d(image, 4)
+    labels = np.searchsorted(thresholds, image, side="left")
+    assert (np.diff(centres) > 0).all() and (np.diff(thresholds) > 0).all()
+    np.testing.assert_allclose(centres, [image[labels == i].mean() for i in range(4)])
+    assert inertia == pytest.approx(((image - centres[labels]) ** 2).sum())
+    # Histogram or image: the same.
+    again = kmeans_1d(np.bincount(image.ravel(), minlength=256), 4)
+    np.testing.assert_array_equal(again.thresholds, thresholds)
+
+
+def test_kmeans_1d_with_fewer_levels_than_clusters():
+    centres, thresholds, inertia = kmeans_1d(np.array([[5, 5, 9]], np.uint8), 4)
+    assert (centres.tolist(), thresholds.tolist(), inertia) == ([5.0, 9.0], [5.0], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "k", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), 0, "at least 1"),
+        (np.zeros((4, 4)), 2, "uint8"),
+        (np.zeros(256), 2, "no pixel"),
+        (np.zeros((2, 2, 2), np.uint8), 2, "histogram"),
+    ],
+)
+def test_kmeans_1d_says_what_is_wrong(values, k, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans_1d(values, k)
+
+
+# -- filters -------------------------------------------------------------------------------------------------
+
+
+def test_speckle_filter_smooths_and_keeps_the_edge():
+    image = np.full((60, 60), 60, np.uint8)
+    image[:, 30:] = 180
+    noisy = np.clip(image + RNG(0).normal(0, 25, image.shape), 0, 255).astype(np.uint8)
+    filtered = speckle_filter(noisy, 9).astype(float)
+    assert filtered[:, :22].std() < noisy[:, :22].std() / 3
+    assert filtered[:, 33].mean() - filtered[:, 26].mean() > 90
+    assert filtered.shape == image.shape
+
+
+def test_median_is_the_median():
+    image = RNG(3).integers(0, 256, (20, 20), dtype=np.uint8)
+    assert speckle_filter(image, 5)[10, 7] == np.median(image[8:13, 5:10])
+
+
+def test_background_subtraction_removes_depth_and_keeps_the_lesion():
+    image, mask = scene()
+    flat = flatten_background(speckle_filter(image), 50).astype(float)
+    outside = ~mask
+    outside[:, :60] = False
+    top, bottom = flat[20:60][outside[20:60]].mean(), flat[180:220][outside[180:220]].mean()
+    raw_top, raw_bottom = image[20:60][outside[20:60]].mean(), image[180:220][outside[180:220]].mean()
+    assert abs(top - bottom) < abs(raw_top - raw_bottom) / 3
+    assert flat[mask].mean() < flat[outside].mean() - 20
+    assert flatten_background(image, 0) is not image
+
+
+# -- candidates, features, score -----------------------------------------------------------------------------
+
+
+def test_candidates_are_the_connected_dark_parts_with_holes_filled():
+    image = np.full((100, 100), 200, np.uint8)
+    image[10:30, 10:30] = 50
+    image[15:20, 15:20] = 200
+    image[60:80, 40:90] = 100
+    image[95, 95] = 0
+    regions = candidate_regions(image, [60, 120])
+    assert sorted(region.area for region in regions) == [400, 1000]
+    assert {region.mask()[17, 17] for region in regions if region.area == 400} == {np.True_}
+
+
+def test_opening_parts_a_bridge():
+    image = np.full((100, 100), 200, np.uint8)
+    image[20:50, 20:50] = 50
+    image[20:50, 60:90] = 50
+    image[34:36, 50:60] = 50
+    assert len(candidate_regions(image, [60], openings=(0,))) == 1
+    assert len(candidate_regions(image, [60], openings=(3,))) == 2
+
+
+def test_contrast_and_edges_of_a_square():
+    image = np.full((100, 100), 150.0)
+    image[40:60, 40:60] = 50
+    image[0:10, 20:30] = 50
+    regions = candidate_regions(image, [60])
+    features = region_features(regions, image, image)
+    assert list(features) == list(FEATURES)
+    inner = [region.top for region in regions].index(40)
+    for name in ("contrast", "contrast_top", "contrast_bottom", "contrast_sides"):
+        assert features[name][inner] == pytest.approx(1.0)
+    assert features["leak"][inner] == 0
+    assert features["log_area"][inner] == pytest.approx(np.log(0.04))
+    assert features["depth"][inner] == pytest.approx(0.5)
+    assert features["off_centre_squared"][inner] == pytest.approx(0)
+    assert features["touches"].tolist() == [0, 1] if inner == 0 else [1, 0]
+    assert features["touch_top"].max() == pytest.approx(0.1)
+
+
+def test_features_are_finite_on_a_region_as_large_as_its_box_allows():
+    image = np.zeros((16, 16))
+    regions = candidate_regions(image, [0], max_area=1.0)
+    assert all(np.isfinite(values).all() for values in region_features(regions, image, image).values())
+
+
+def test_score_refuses_an_unknown_feature():
+    with pytest.raises(ValueError, match="no such feature: colour"):
+        score_regions({"depth": np.zeros(2)}, {"colour": 1.0})
+
+
+def test_every_weight_names_a_feature():
+    assert set(WEIGHTS) == {"plain", "full"}
+    for weights in WEIGHTS.values():
+        assert set(weights) <= {*FEATURES, "intercept"}
+
+
+def test_oracle_is_at_least_as_good_as_the_choice():
+    image, mask = scene()
+    done = KMeansSegmenter("best", contour="none").steps(image)
+    best = max(metrics.dice(mask, candidate) for candidate in done["candidates"])
+    assert best >= metrics.dice(mask, done["chosen"])
+    regions = candidate_regions(done["flattened"], kmeans_1d(done["flattened"], 3).thresholds, openings=(3,))
+    index, score = oracle(regions, mask)
+    assert score == max(metrics.dice(mask, region.mask()) for region in regions)
+    assert metrics.dice(mask, regions[index].mask()) == score
+    assert oracle([], mask) == (-1, 0.0)
+    assert np.isnan(oracle(regions, np.zeros_like(mask))[1])
+
+
+def test_random_walker_moves_the_contour_to_the_edge():
+    truth = ellipse((256, 256), 128, 128, 40, 50)
+    image = np.where(truth, 60.0, 140.0) + RNG(0).normal(0, 4, truth.shape)
+    rough = ellipse((256, 256), 128, 128, 36, 46)
+    refined = random_walker_contour(image, rough)
+    assert metrics.dice(truth, refined) > max(0.97, metrics.dice(truth, rough))
+    assert not random_walker_contour(image, np.zeros_like(rough)).any()
+    flat = random_walker_contour(np.full(rough.shape, 7.0), rough)
+    np.testing.assert_array_equal(flat, rough)
+
+
+# -- the segmenter -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_way_to_see_the_truth(preset):
+    class Trap:
+        def __getattr__(self, name):
+            raise AssertionError(f"looked at the masks: {name}")
+
+        def __len__(self):
+            raise AssertionError("looked at the masks")
+
+        __iter__ = __array__ = __getitem__ = __len__
+
+    image, _ = scene(side=64)
+    segmenter = KMeansSegmenter(preset, size=64)
+    before = segmenter.predict(image[None])
+    assert segmenter.fit(image[None], Trap()) is segmenter
+    np.testing.assert_array_equal(segmenter.predict(image[None]), before)
+
+
+def test_textbook_is_the_darker_of_two_clusters():
+    image, _ = scene()
+    pred = KMeansSegmenter("textbook").predict(image[None])[0]
+    labels = KMeans(2, n_init=3, random_state=0).fit(image.reshape(-1, 1)[::7].astype(float))
+    between = labels.cluster_centers_.mean()
+    assert (pred == (image <= between)).mean() > 0.98
+
+
+def test_each_preset_beats_the_one_before_on_depth_and_shadow():
+    pairs = [scene(seed) for seed in range(3)]
+    images, masks = np.stack([image for image, _ in pairs]), [mask for _, mask in pairs]
+    scores = {
+        preset: np.mean(
+            [metrics.dice(m, p) for m, p in zip(masks, KMeansSegmenter(preset).predict(images), strict=True)]
+        )
+        for preset in PRESETS
+    }
+    assert scores["textbook"] < 0.45
+    assert scores["improved"] > 0.85
+    assert scores["best"] > 0.9
+
+
+def test_improved_beats_the_textbook_on_simulated_images():
+    images, masks = datasets.load("phantom", n=24, seed=3, size=128).lesions().load_arrays(128)
+    means = [
+        np.mean(
+            [metrics.dice(m, p) for m, p in zip(masks, KMeansSegmenter(preset, size=128).predict(images), strict=True)]
+        )
+        for preset in ("textbook", "improved", "best")
+    ]
+    assert means[0] + 0.1 < min(means[1:])
+
+
+def test_every_option_changes_the_result_or_is_checked():
+    image, _ = scene()
+    base = KMeansSegmenter("best")
+    reference = base.predict_proba(image[None])
+    changes = {
+        "median": 0,
+        "background": 0.0,
+        "k": (2,),
+        "choice": "cluster",
+        "openings": (24,),
+        "contour": "none",
+        "reject": 1.0,
+    }
+    for name, value in changes.items():
+        changed = clone(base).set_params(**{name: value}).predict_proba(image[None])
+        assert (changed != reference).any(), name
+
+
+def test_rejection_is_an_empty_mask():
+    image, _ = scene()
+    assert not KMeansSegmenter("best", reject=1.0).predict(image[None]).any()
+    assert KMeansSegmenter("best", reject=0.0).predict(image[None]).any()
+
+
+def test_own_weights_and_own_feature():
+    class WithCorner(KMeansSegmenter):
+        def _features(self, regions, flat, filtered):
+            corner = np.array([-(region.top + region.left) for region in regions], float)
+            return {**super()._features(regions, flat, filtered), "corner": corner}
+
+    image = np.full((256, 256), 150, np.uint8)
+    image[20:60, 20:60] = 40
+    image[120:180, 100:180] = 40
+    pred = WithCorner("improved", background=0.0, weights={"corner": 1.0}).predict(image[None])[0]
+    assert pred[40, 40] and not pred[150, 140]
+    largest = KMeansSegmenter("improved", background=0.0, weights={"log_area": 1.0})
+    assert largest.predict(image[None])[0][150, 140]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "magic"}, "preset must be one of textbook, improved, best"),
+        ({"choice": "luck"}, "choice must be one of"),
+        ({"contour": "snake"}, "contour must be one of"),
+        ({"k": (1,)}, "from 2 up"),
+        ({"k": ()}, "from 2 up"),
+        ({"weights": "mine"}, "weights must be one of"),
+        ({"size": 4}, "at least 8"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_error(options, message):
+    segmenter = KMeansSegmenter(**{"preset": "best", **options})
+    with pytest.raises(ValueError, match=message):
+        segmenter.predict(np.zeros((1, 16, 16), np.uint8))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("value", [0, 97, 255])
+def test_a_flat_image_shows_nothing(preset, value):
+    assert not KMeansSegmenter(preset).predict(np.full((1, 64, 48), value, np.uint8)).any()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_odd_images_get_an_answer(preset):
+    images = [
+        RNG(0).integers(0, 256, (8, 8), dtype=np.uint8),
+        np.eye(8, dtype=np.uint8),
+        RNG(1).integers(0, 256, (1, 300), dtype=np.uint8),
+        np.tile(np.array([[0, 255]], np.uint8), (40, 20)),
+    ]
+    preds = KMeansSegmenter(preset).predict(images)
+    assert [pred.shape for pred in preds] == [image.shape for image in images]
+
+
+def test_a_huge_image_gets_an_answer_of_its_size():
+    image, mask = scene()
+    huge = np.kron(image, np.ones((16, 16), np.uint8))[:4000, :4000]
+    [pred] = KMeansSegmenter("best").predict([huge])
+    assert pred.shape == (4000, 4000)
+    assert metrics.dice(np.kron(mask, np.ones((16, 16), bool))[:4000, :4000], pred) > 0.85
+
+
+@pytest.mark.parametrize("bad", [np.full((1, 8, 8), np.nan), np.zeros((8, 8), np.uint8), np.zeros((1, 0, 8), np.uint8)])
+def test_images_that_are_none_are_refused(bad):
+    with pytest.raises(ValueError):
+        KMeansSegmenter("best").predict(bad)
+
+
+@pytest.mark.parametrize("size", [64, 128, 512])
+def test_the_answer_hardly_depends_on_the_working_size(size):
+    image, mask = scene()
+    assert metrics.dice(mask, KMeansSegmenter("best", size=size).predict(image[None])[0]) > 0.85
+
+
+def test_input_is_left_as_it_was():
+    image, _ = scene()
+    kept = image.copy()
+    KMeansSegmenter("best").predict(image[None])
+    KMeansSegmenter("best").steps(image)
+    np.testing.assert_array_equal(image, kept)
+
+
+def test_steps_lead_to_the_prediction():
+    image, _ = scene()
+    segmenter = KMeansSegmenter("best")
+    done = segmenter.steps(image)
+    np.testing.assert_array_equal(done["refined"], segmenter.predict(image[None])[0])
+    assert (np.diff(done["scores"]) <= 0).all()
+    assert len(done["candidates"]) == len(done["scores"]) > 1
+    np.testing.assert_array_equal(done["candidates"][0], done["chosen"])
+    assert set(np.unique(done["clusters"])) == set(range(7))
+
+
+def test_save_and_load_keep_every_option(tmp_path):
+    image, _ = scene()
+    segmenter = KMeansSegmenter("best", k=(3, 4), openings=(2,), weights={"contrast": 1.0}, reject=0.1)
+    again = load(segmenter.save(tmp_path / "kmeans.npz"))
+    assert again.get_params() == segmenter.get_params()
+    np.testing.assert_array_equal(again.predict(image[None]), segmenter.predict(image[None]))
