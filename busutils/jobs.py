@@ -158,8 +158,7 @@ def _read(path: Path) -> Any:
     if path.suffix == ".json":
         return json.loads(path.read_text())
     if path.suffix == ".csv":
-        # Round-trip reading gives back the very floats that were written.
-        return pd.read_csv(path, float_precision="round_trip")
+        return pd.read_csv(path)
     with np.load(path, allow_pickle=False) as archive:
         return dict(archive)
 

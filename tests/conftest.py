@@ -1,0 +1,85 @@
+"""No test touches the network: sockets reach this machine only."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("agg")
+
+_connect = socket.socket.connect
+
+
+def _is_local(address) -> bool:
+    if not isinstance(address, tuple):  # a Unix socket
+        return True
+    host = address[0]
+    if host in ("localhost", ""):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def guarded_connect(self, address):
+    if not _is_local(address):
+        raise RuntimeError(f"a test tried to reach {address}: tests do not touch the network")
+    return _connect(self, address)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _socket_guard():
+    socket.socket.connect = guarded_connect
+    yield
+    socket.socket.connect = _connect
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Tests neither use nor fill the user's cache."""
+    before = os.environ.get("BUSUTILS_CACHE_DIR")
+    os.environ["BUSUTILS_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["BUSUTILS_CACHE_DIR"]
+    else:
+        os.environ["BUSUTILS_CACHE_DIR"] = before
+
+
+def pytest_collection_modifyitems(items):
+    if not os.environ.get("BUSUTILS_DATA_DIR"):
+        for item in items:
+            if "realdata" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="BUSUTILS_DATA_DIR is not set"))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    return Path(os.environ["BUSUTILS_DATA_DIR"])
+
+
+@pytest.fixture(scope="session")
+def discs() -> tuple[np.ndarray, np.ndarray]:
+    """Sixty easy images: one dark disc each in bright speckle, 32² pixels."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:32, :32]
+    centres, radii = rng.uniform(10, 22, (60, 2)), rng.uniform(4, 8, 60)
+    masks = np.stack([np.hypot(rows - y, columns - x) < r for (y, x), r in zip(centres, radii, strict=True)])
+    speckle = 60 * rng.rayleigh(1, masks.shape) + 60
+    return np.clip(speckle * np.where(masks, 0.3, 1), 0, 255).astype(np.uint8), masks
+
+
+@pytest.fixture(scope="session")
+def tiny_unet(discs):
+    """A small U-Net that has learned the discs."""
+    from busutils.models import UNetSegmenter
+
+    images, masks = discs
+    return UNetSegmenter(size=32, filters=(8, 16, 32), epochs=6, dropout=0.1).fit(images, masks)

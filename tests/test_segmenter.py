@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from busutils import models
+from busutils.models.segmenter import clean_mask
+
+
+class Spy(models.Segmenter):
+    """Remembers what it was given."""
+
+    supervised = False
+
+    def __init__(self, size=16):
+        self.size = size
+
+    def _fit(self, images, masks, **options):
+        self.seen_ = masks
+
+    def _square_proba(self, squares):
+        return squares / 255.0
+
+
+def methods():
+    return [
+        models.KMeansSegmenter("textbook", size=32),
+        models.KMeansSegmenter("improved", size=32),
+        models.KMeansSegmenter("best", size=32),
+        models.ConstantMaskSegmenter(size=32),
+    ]
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda m: f"{type(m).__name__}-{getattr(m, 'preset', '')}")
+def test_every_method_answers_the_same_calls(method, discs, tmp_path):
+    images, masks = discs
+    before = images.copy()
+    fitted = clone(method).fit(images, masks)
+    probs, drawn = fitted.predict_proba(images[:3]), fitted.predict(images[:3])
+    assert probs.shape == drawn.shape == (3, 32, 32)
+    assert probs.dtype == np.float32
+    assert drawn.dtype == bool
+    assert 0 <= probs.min() <= probs.max() <= 1
+    sizes = [(32, 32), (20, 45), (64, 16)]
+    mixed = [np.full(size, 90, np.uint8) for size in sizes]
+    assert [m.shape for m in fitted.predict(mixed)] == sizes
+    assert [p.shape for p in fitted.predict_proba(mixed)] == sizes
+    loaded = models.load(fitted.save(tmp_path / "method.npz"))
+    assert loaded.get_params() == fitted.get_params()
+    np.testing.assert_array_equal(loaded.predict(images[:5]), fitted.predict(images[:5]))
+    np.testing.assert_array_equal(images, before)
+
+
+def test_an_unsupervised_method_never_receives_a_mask(discs):
+    images, masks = discs
+    assert Spy().fit(images, masks).seen_ is None
+    for preset in ("textbook", "improved", "best"):
+        method = models.KMeansSegmenter(preset, size=32)
+        with_masks = clone(method).fit(images, ~masks).predict(images[:4])
+        np.testing.assert_array_equal(with_masks, clone(method).fit(images).predict(images[:4]))
+
+
+def test_a_supervised_method_asks_for_masks(discs):
+    images, masks = discs
+    with pytest.raises(ValueError, match="learns from masks"):
+        models.ConstantMaskSegmenter().fit(images)
+    with pytest.raises(ValueError, match="60 images but 59 masks"):
+        models.ConstantMaskSegmenter().fit(images, masks[:-1])
+    with pytest.raises(ValueError, match="boolean"):
+        models.ConstantMaskSegmenter().fit(images, masks.astype(float))
+    with pytest.raises(NotFittedError, match="not fitted"):
+        models.ConstantMaskSegmenter().predict(images)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((8, 8), np.uint8), r"image\[None\]"),
+        (np.zeros((1, 8, 8)), "uint8"),
+        (np.full((1, 8, 8), np.nan), "uint8"),
+        ([np.zeros((8, 8, 3), np.uint8)], "grey"),
+        ([np.zeros((0, 8), np.uint8)], "no pixel"),
+    ],
+)
+def test_malformed_images_are_refused_with_a_reason(images, words):
+    with pytest.raises(ValueError, match=words):
+        Spy().predict(images)
+
+
+def test_no_image_gives_no_mask():
+    assert Spy().predict([]) == []
+    assert Spy().predict(np.zeros((0, 8, 8), np.uint8)).shape == (0, 8, 8)
+
+
+def test_clean_mask_keeps_what_is_large_enough_and_leaves_its_input_alone():
+    mask = np.zeros((20, 20), bool)
+    mask[2:8, 2:8] = True
+    mask[4, 4] = False
+    mask[15, 15] = True
+    before = mask.copy()
+    assert clean_mask(mask).sum() == 37
+    assert clean_mask(mask, min_area=0.01).sum() == 36
+    assert clean_mask(mask, fill=False).sum() == 36
+    mask_two = before.copy()
+    mask_two[12:15, 2:5] = True
+    assert clean_mask(mask_two, largest=True).sum() == 36
+    np.testing.assert_array_equal(mask, before)
+    assert not clean_mask(np.zeros((4, 4), bool), min_area=0.1).any()
+
+
+def damaged(tmp_path, name):
+    path = tmp_path / f"{name}.npz"
+    header = {"format": 1, "class": "KMeansSegmenter", "params": {"preset": "best"}, "state": {}}
+    if name == "text":
+        path.write_text("no archive")
+    elif name == "no header":
+        np.savez(path, x=np.zeros(2))
+    elif name == "newer":
+        np.savez(path, header=np.array(json.dumps({**header, "format": 99})))
+    elif name == "other class":
+        np.savez(path, header=np.array(json.dumps({**header, "class": "os.system"})))
+    elif name == "other settings":
+        np.savez(path, header=np.array(json.dumps({**header, "params": {"shell": "rm"}})))
+    elif name == "pickle":
+        np.savez(path, header=np.array([{"format": 1}], dtype=object))
+    elif name == "truncated":
+        models.KMeansSegmenter("best").save(path)
+        path.write_bytes(path.read_bytes()[:-40])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "no weights file"),
+        ("text", "not a file of saved weights"),
+        ("no header", "not a file of saved weights"),
+        ("newer", "update busutils"),
+        ("other class", "unknown method"),
+        ("other settings", "unknown settings shell"),
+        ("pickle", "not a file of saved weights"),
+        ("truncated", "not a file of saved weights"),
+    ],
+)
+def test_files_that_are_no_weights_are_refused_in_one_sentence(tmp_path, name, words):
+    with pytest.raises(models.WeightsError, match=words) as caught:
+        models.load(damaged(tmp_path, name))
+    assert "\n" not in str(caught.value)
+
+
+def test_load_refuses_another_class(tmp_path):
+    path = models.KMeansSegmenter().save(tmp_path / "k.npz")
+    with pytest.raises(models.WeightsError, match="holds a KMeansSegmenter"):
+        models.UNetSegmenter.load(path)
+    with pytest.raises(models.WeightsError, match="no weights 'nope'"):
+        models.load_weights("nope")

@@ -1,0 +1,199 @@
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from busutils import metrics, models
+from busutils.models.augment import augment, augment_batch
+from busutils.models.training import Training, validation_groups
+
+pytestmark = pytest.mark.tf
+
+
+def weights_of(segmenter):
+    return segmenter.network_.get_weights()
+
+
+def settings(**changes):
+    return models.UNetSegmenter(**{"size": 32, "filters": (4, 8, 16), "epochs": 4, "dropout": 0.2} | changes)
+
+
+def test_it_learns_to_find_discs(tiny_unet, discs):
+    images, masks = discs
+    dice = [metrics.dice(m, p) for m, p in zip(masks, tiny_unet.predict(images), strict=True)]
+    assert np.mean(dice) > 0.7
+    assert len(tiny_unet.history_) == 6
+    assert tiny_unet.history_["loss"].iloc[-1] < tiny_unet.history_["loss"].iloc[0]
+
+
+def test_saved_and_loaded_weights_predict_the_same(tiny_unet, discs, tmp_path):
+    images, _ = discs
+    loaded = models.load(tiny_unet.save(tmp_path / "u.npz"))
+    np.testing.assert_array_equal(loaded.predict_proba(images[:4]), tiny_unet.predict_proba(images[:4]))
+    assert loaded.threshold_ == tiny_unet.threshold_
+    assert len(loaded.history_) == 6
+    half = tiny_unet.save(tmp_path / "half.npz", half=True)
+    assert half.stat().st_size < 0.7 * (tmp_path / "u.npz").stat().st_size
+    np.testing.assert_allclose(models.load(half).predict_proba(images[:4]), tiny_unet.predict_proba(images[:4]), atol=0.02)
+
+
+def test_images_of_any_size_come_back_at_their_size(tiny_unet):
+    sizes = [(40, 31), (16, 70), (32, 32)]
+    maps = tiny_unet.predict_proba([np.full(size, 80, np.uint8) for size in sizes])
+    assert [m.shape for m in maps] == sizes
+
+
+def test_the_same_seed_trains_the_same_network(discs):
+    first, second = (clone(settings(epochs=2)).fit(*discs) for _ in range(2))
+    for a, b in zip(weights_of(first), weights_of(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = settings(epochs=2, seed=1).fit(*discs)
+    assert any((a != b).any() for a, b in zip(weights_of(first), weights_of(other), strict=True))
+
+
+def test_a_training_stopped_within_an_epoch_ends_in_the_same_weights(discs, tmp_path, monkeypatch):
+    whole = settings().fit(*discs)
+    batches = Training._batches
+
+    def stop_in_third_epoch(self, epoch):
+        data = batches(self, epoch)
+        if epoch != 2:
+            return data
+        get = type(data).__getitem__
+
+        def interrupted(this, step):
+            if step == 3:
+                raise RuntimeError("power cut")
+            return get(this, step)
+
+        monkeypatch.setattr(type(data), "__getitem__", interrupted)
+        return data
+
+    checkpoint = tmp_path / "training.npz"
+    monkeypatch.setattr(Training, "_batches", stop_in_third_epoch)
+    with pytest.raises(Exception, match="power cut"):
+        settings().fit(*discs, checkpoint=checkpoint)
+    monkeypatch.setattr(Training, "_batches", batches)
+    resumed = settings().fit(*discs, checkpoint=checkpoint)
+    assert resumed.history_["loss"].tolist() == whole.history_["loss"].tolist()
+    assert resumed.threshold_ == whole.threshold_
+    for a, b in zip(weights_of(resumed), weights_of(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_checkpoint_of_another_training_is_refused(discs, tmp_path):
+    images, masks = discs
+    checkpoint = tmp_path / "training.npz"
+    settings(epochs=1).fit(images, masks, checkpoint=checkpoint)
+    with pytest.raises(models.WeightsError, match="other images or settings"):
+        settings(epochs=1, seed=1).fit(images, masks, checkpoint=checkpoint)
+    checkpoint.write_text("nothing")
+    with pytest.raises(models.WeightsError, match="not a training checkpoint"):
+        settings(epochs=1).fit(images, masks, checkpoint=checkpoint)
+
+
+def test_validation_takes_whole_groups(discs):
+    groups = np.repeat(np.arange(20), 3)
+    chosen = validation_groups(groups, 0.2, seed=0)
+    assert chosen.sum() == 12
+    assert not set(groups[chosen]) & set(groups[~chosen])
+    fitted = settings(epochs=1).fit(*discs, groups=groups)
+    assert not set(groups[fitted.validation_]) & set(groups[~fitted.validation_])
+    with pytest.raises(ValueError, match="60 images but 2 groups"):
+        settings(epochs=1).fit(*discs, groups=[1, 2])
+    with pytest.raises(ValueError, match="too few groups"):
+        settings(epochs=1).fit(*discs, groups=np.zeros(60))
+
+
+def test_levels_shapes_and_receptive_fields():
+    from busutils.models.unet import describe, unet
+
+    table = describe(unet(32, filters=(4, 8, 16))).set_index("level")
+    assert table["channels"].tolist() == [4, 8, 16, 8, 4]
+    assert table["height"].tolist() == [32, 16, 8, 16, 32]
+    assert table.loc["enc1", "receptive_field"] == 5
+    assert table.loc["enc2", "receptive_field"] == 14
+    assert unet(32, filters=(4, 8, 16)).output_shape == (None, 32, 32, 1)
+    with pytest.raises(ValueError, match="divisible by 4"):
+        unet(30, filters=(4, 8, 16))
+
+
+def test_the_receptive_field_is_what_a_pixel_can_feel():
+    """Measured: change one input pixel far enough away, and the level does not change."""
+    from busutils.models.engine import keras
+    from busutils.models.unet import describe, unet
+
+    network = unet(64, filters=(2, 2, 2))
+    field = int(describe(network).set_index("level").loc["enc2", "receptive_field"])
+    part = keras.Model(network.get_layer("enc1_conv_a").input, network.get_layer("enc2").output)
+    image = np.random.default_rng(0).random((1, 64, 64, 1)).astype("float32")
+    felt = []
+    for column in range(64):
+        moved = image.copy()
+        moved[0, 32, column] += 100
+        change = np.abs(np.asarray(part(moved)) - np.asarray(part(image)))[0, 16, 16]
+        felt.append(change.max() > 1e-6)
+    reach = np.flatnonzero(felt)
+    assert np.ptp(reach) + 1 <= field
+    assert np.ptp(reach) + 1 >= field - 2
+
+
+def test_losses_by_hand():
+    from busutils.models.losses import bce_dice_loss, dice_loss
+
+    mask = np.zeros((2, 4, 4, 1), "float32")
+    mask[0, :2, :2] = 1
+    silent = np.zeros_like(mask)
+    assert np.asarray(dice_loss(mask, mask)) == pytest.approx([0, 0])
+    assert np.asarray(dice_loss(mask, silent)) == pytest.approx([0.8, 0])
+    half = np.full_like(mask, 0.5)
+    expected = np.log(2) + 1 - (2 * 2 + 1) / (4 + 8 + 1)
+    assert np.asarray(bce_dice_loss(mask, half))[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_augmentation_moves_image_and_mask_together():
+    image = np.full((64, 64), 200, np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[20:40, 25:50] = True
+    image[mask] = 20
+    for seed in range(10):
+        changed, moved = augment(image, mask, np.random.default_rng(seed))
+        assert changed.dtype == np.float32
+        assert moved.dtype == bool
+        assert 0 <= changed.min() <= changed.max() <= 255
+        inside, outside = changed[moved].mean(), changed[~moved & (changed > 0)].mean()
+        assert inside < outside
+    assert image[0, 0] == 200
+
+
+def test_augmentation_without_strength_only_mirrors():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (16, 16)).astype(np.uint8)
+    mask = image > 100
+    results = [augment(image, mask, np.random.default_rng(seed), strength=0) for seed in range(12)]
+    kinds = set()
+    for changed, moved in results:
+        same = np.allclose(changed, image, atol=1e-3)
+        mirrored = np.allclose(changed, image[:, ::-1], atol=1e-3)
+        assert same or mirrored
+        np.testing.assert_array_equal(moved, mask if same else mask[:, ::-1])
+        kinds.add(same)
+    assert kinds == {True, False}
+
+
+def test_augmentation_is_a_function_of_its_random_state():
+    images, masks = np.arange(512, dtype=np.uint8).reshape(2, 16, 16), np.ones((2, 16, 16), bool)
+    first = augment_batch(images, masks, np.random.default_rng(3))
+    second = augment_batch(images, masks, np.random.default_rng(3))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_fit_on_trains_once(tmp_path, monkeypatch):
+    from busutils import datasets
+
+    images = datasets.load("phantom", n=12, size=32)
+    first = models.fit_on(settings(epochs=1), images, 32, folder=tmp_path)
+    monkeypatch.setattr(Training, "run", lambda *_: pytest.fail("trained again"))
+    again = models.fit_on(settings(epochs=1), images, 32, folder=tmp_path)
+    for a, b in zip(weights_of(first), weights_of(again), strict=True):
+        np.testing.assert_array_equal(a, b)
