@@ -1,0 +1,112 @@
+"""Who may import whom, and what stays free of TensorFlow."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "busutils"
+
+# From the left to the right; a room may import from rooms before it. `checks` teaches with metrics alone.
+ORDER = [
+    {"jobs", "metrics"},
+    {"datasets"},
+    {"models"},
+    {"evaluation"},
+    {"explain"},
+    {"plotting"},
+    {"checks", "lessons", "app"},
+    {"cli", "__main__"},
+]
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "busutils":
+                yield from (f"busutils.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for name in imports_of(path):
+        if name.startswith("busutils."):
+            other = name.split(".")[1]
+            assert other == room or RANK[other] < RANK[room], f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_engines_are_imported_in_models_and_explain_only(path):
+    engines = {"keras", "tensorflow", "torch", "jax"}
+    found = {name.split(".")[0] for name in imports_of(path)} & engines
+    where = path.relative_to(PACKAGE).as_posix()
+    allowed = {"models/engine.py": {"keras", "tensorflow"}, "explain/activation.py": {"tensorflow"}}
+    assert found <= allowed.get(where, set())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import busutils",
+        "import busutils.datasets",
+        "import busutils.evaluation",
+        "import busutils.models; busutils.models.KMeansSegmenter",
+        "import busutils.models; busutils.models.UNetSegmenter()",
+        "import busutils.explain",
+        "import busutils.plotting",
+        "import busutils.cli",
+    ],
+)
+def test_importing_stays_free_of_tensorflow(statement):
+    code = f"{statement}\nimport sys\nassert not {{'keras', 'tensorflow'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_conda_environment_agrees_with_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, lines = environment["dependencies"]
+    assert python == f"python {project['requires-python']}"
+    assert pip == "pip"
+    (line,) = lines["pip"]
+    assert line.startswith("-e .[")
+    extras = line.removeprefix("-e .[").removesuffix("]").split(",")
+    assert set(extras) <= set(project["optional-dependencies"])
+    assert "tf" in extras
+    assert "tf-cpu" not in extras
+
+
+def test_tested_versions_satisfy_the_declared_ones():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            (specifier,) = requirement.specifier
+            pinned[requirement.name.lower().replace("_", "-")] = specifier.version
+    extras = ("tf", "tf-cpu", "lessons", "export", "dev")
+    wanted = project["dependencies"] + [r for extra in extras for r in project["optional-dependencies"][extra]]
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.name != "busutils":
+            assert pinned[requirement.name.lower().replace("_", "-")] in requirement.specifier, text

@@ -1,0 +1,71 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from busutils import datasets, evaluation, models, plotting
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    return datasets.load("phantom", n=12, size=64)
+
+
+def test_every_public_function_returns_a_figure(phantoms):
+    images, masks = phantoms.load_arrays(64)
+    table = evaluation.compare_methods({"K-Means, textbook": models.KMeansSegmenter(size=64)}, phantoms, 64)
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_dice": [0.1, 0.4]})
+    levels = pd.DataFrame(
+        [("enc1", 8, 8, 4), ("bottleneck", 4, 4, 8), ("dec1", 8, 8, 4)], columns=["level", "height", "width", "channels"]
+    )
+    reliability = evaluation.reliability([masks[0]], [masks[0] * 0.8])
+    figures = {
+        "overlay": plotting.overlay(images[0], masks[0], masks[1], mm_per_px=0.2),
+        "image_grid": plotting.image_grid(images[:3], masks[:3], masks[1:4], titles=list("abc")),
+        "masks_grid": plotting.masks_grid(images[0], {"a": images[1], "b": masks[0], "c": masks[0] * 2.0}, mask=masks[0]),
+        "heat_overlay": plotting.heat_overlay(images[0], {"a": np.ones((64, 64)), "b": np.zeros((64, 64))}, mask=masks[0]),
+        "activation_grid": plotting.activation_grid(np.random.default_rng(0).random((5, 4, 4)), scores=range(5)),
+        "network_levels": plotting.network_levels(levels),
+        "score_strips": plotting.score_strips(table),
+        "learning_curves": plotting.learning_curves({"a": history}),
+        "score_matrix": plotting.score_matrix(pd.DataFrame({"x": [0.5, np.nan]}, index=["a", "b"])),
+        "reliability_diagram": plotting.reliability_diagram({"a": reliability}),
+        "dataset_overview": plotting.dataset_overview(phantoms.table(), masks.mean(axis=(1, 2))),
+        "histogram_1d": plotting.histogram_1d(images[0], masks[0], centres=[10, 20], thresholds=[15]),
+        "confusion_bars": plotting.confusion_bars({"a": (1, 2, 3, 4)}),
+    }
+    functions = {name for name in plotting.__all__ if callable(getattr(plotting, name)) and name != "colour_of"}
+    assert functions == set(figures)
+    for name, figure in figures.items():
+        assert isinstance(figure, Figure), name
+        figure.canvas.draw()
+
+
+def test_contours_stand_where_the_mask_ends():
+    image, mask = np.zeros((20, 30), np.uint8), np.zeros((20, 30), bool)
+    mask[5:10, 0:8] = True  # touches the edge of the image
+    (axes,) = plotting.overlay(image, mask).axes
+    (contour,) = [c for c in axes.collections if c.get_paths()]
+    points = np.concatenate([path.vertices for path in contour.get_paths()])
+    assert points[:, 0].min() == pytest.approx(-0.5, abs=0.01)
+    assert points[:, 0].max() == pytest.approx(7.5, abs=0.01)
+    assert points[:, 1].min() == pytest.approx(4.5, abs=0.01)
+    assert points[:, 1].max() == pytest.approx(9.5, abs=0.01)
+
+
+def test_methods_keep_their_colour():
+    assert len({plotting.colour_of(name) for name in plotting.METHOD_ORDER}) == len(plotting.METHOD_ORDER)
+    assert plotting.colour_of("U-Net", 5) == plotting.COLOURS["U-Net"]
+
+
+def test_strips_leave_out_images_without_a_lesion(phantoms):
+    table = evaluation.compare_methods({"a": models.KMeansSegmenter(size=64)}, phantoms, 64)
+    axes = plotting.score_strips(table).axes[0]
+    assert f"n={int((table['mask_area'] > 0).sum())}" in axes.texts[0].get_text()
