@@ -208,9 +208,77 @@ def _phantom(args: argparse.Namespace) -> int:
 
 
 def _datasets_list(args: argparse.Namespace) -> int:
-    cards = [datasets.card(key) for key in datasets.keys()]
-    rows = [{"key": c.key, "title": c.title, "images": c.n_images, "licence": c.licence} for c in cards]
-    _print(pd.DataFrame(rows), args.json)
+    _print(datasets.catalogue_table(), args.json)
+    return 0
+
+
+def _datasets_info(args: argparse.Namespace) -> int:
+    about = datasets.info(args.name)
+    if args.json:
+        print(json.dumps(about, indent=1))
+        return 0
+    for name, value in about.items():
+        if value not in (None, "", [], {}):
+            text = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            print(f"{name:14s} {text}")
+    return 0
+
+
+def _datasets_check(args: argparse.Namespace) -> int:
+    report = datasets.check(args.name, root=args.root)
+    if args.json:
+        print(json.dumps(report.to_dict(), indent=1))
+    else:
+        print(f"{report.folder}: {report.n_images} images, {report.n_masks} masks, {report.n_groups} groups")
+        for problem in report.problems:
+            print(f"{'problem' if problem.fatal else 'note'}: {problem.message}")
+        print("usable" if report.ok else "not usable")
+    return 0 if report.ok else 1
+
+
+def _datasets_fetch(args: argparse.Namespace) -> int:
+    def confirm(card: datasets.Card) -> bool:
+        print(f"{card.title}. Licence: {card.licence}")
+        if args.yes:
+            return True
+        if not sys.stdin.isatty():
+            raise CommandError("fetching asks whether you accept the licence above: add --yes to accept it")
+        return input("Accept and download? [y/N] ").strip().lower() in ("y", "yes")
+
+    print(datasets.fetch(args.name, args.root, confirm=confirm))
+    return 0
+
+
+def _datasets_audit(args: argparse.Namespace) -> int:
+    report = datasets.audit(datasets.load(args.name, root=args.root), progress=True)
+    if args.out:
+        report.write_csv(args.out)
+    if args.html:
+        report.write_html(args.html)
+    if args.json:
+        _print(report.pairs, True)
+    else:
+        print(f"{len(report.pairs)} pairs of near-copies")
+        _print(report.pairs.head(20))
+    return 0
+
+
+def _datasets_split(args: argparse.Namespace) -> int:
+    dataset = datasets.load(args.name, root=args.root)
+    table = dataset.table()[["id", "label", "group", "fold"]]
+    _write(table, args.out)
+    if args.json:
+        _print(table, True)
+    else:
+        print(pd.crosstab(table["fold"], table["label"]).to_string())
+    return 0
+
+
+def _datasets_cache(args: argparse.Namespace) -> int:
+    if args.clear:
+        datasets.clear_cache()
+    about = datasets.cache_info()
+    print(f"{about.path}: {about.entries} sets, {about.bytes / 1e6:.1f} MB")
     return 0
 
 
@@ -240,11 +308,29 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run, command=name)
         return command
 
-    group = commands.add_parser("datasets", help="public image sets").add_subparsers(
-        metavar="WHAT", required=True
-    )
-    command = add(group, "list", _datasets_list, "list the sets this package reads")
-    command.add_argument("--json", action="store_true")
+    group = commands.add_parser("datasets", help="public image sets").add_subparsers(metavar="WHAT", required=True)
+    parts = {}
+    for name, run, text in (
+        ("list", _datasets_list, "list the sets this package reads"),
+        ("info", _datasets_info, "what is known about one set"),
+        ("fetch", _datasets_fetch, "download, verify and unpack a set"),
+        ("check", _datasets_check, "count what is on disk against what should be there"),
+        ("audit", _datasets_audit, "look for near-copies and other traps"),
+        ("split", _datasets_split, "show the folds; groups stay whole"),
+        ("cache", _datasets_cache, "tell where decoded images are kept"),
+    ):
+        parts[name] = add(group, name, run, text)
+        if name not in ("list", "cache"):
+            parts[name].add_argument("name", metavar="NAME", help="such as busi")
+        if name not in ("fetch", "cache"):
+            parts[name].add_argument("--json", action="store_true", help="for programs")
+        if name in ("fetch", "check", "audit", "split"):
+            parts[name].add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
+    parts["fetch"].add_argument("--yes", action="store_true", help="accept the licence")
+    parts["audit"].add_argument("--out", metavar="CSV")
+    parts["audit"].add_argument("--html", metavar="FILE", help="a page of pairs to look through")
+    parts["split"].add_argument("--out", metavar="CSV")
+    parts["cache"].add_argument("--clear", action="store_true", help="empty it")
 
     group = commands.add_parser("phantom", help="simulated images").add_subparsers(
         metavar="WHAT", required=True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
+import logging
 import math
 import os
 import resource
@@ -166,10 +168,18 @@ def profiles() -> dict[str, dict[str, dict[str, Any]]]:
         return tomllib.load(file)
 
 
-def _known_parameters(path: Path) -> dict[str, str]:
-    import papermill
+def parameter_names(path: Path) -> list[str]:
+    """Names that the cell tagged ``parameters`` assigns.
 
-    return {name: about["default"] for name, about in papermill.inspect_notebook(str(path)).items()}
+    Read from the syntax tree: papermill's own reader gives up on ordinary comments and then knows no parameter at all.
+    """
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        if "parameters" in cell.get("metadata", {}).get("tags", []):
+            tree = ast.parse("".join(cell["source"]))
+            targets = [t for node in tree.body for t in getattr(node, "targets", [getattr(node, "target", None)])]
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+    return []
 
 
 def _value(text: str) -> Any:
@@ -220,7 +230,7 @@ def plan(
     if profile not in profiles():
         raise LessonError(f"there is no profile {profile!r}: choose one of {', '.join(profiles())}")
     parameters = dict(parameters or {})
-    known = {lesson: _known_parameters(folder / f"{lesson}.ipynb") for lesson in lessons}
+    known = {lesson: parameter_names(folder / f"{lesson}.ipynb") for lesson in lessons}
     for name in parameters:
         if not any(name in names for names in known.values()):
             have = sorted({n for names in known.values() for n in names})
@@ -230,6 +240,8 @@ def plan(
         wanted = {**profiles()[profile].get(lesson, {}), **parameters}
         if dataset != "phantom":
             wanted.setdefault("dataset", dataset)
+            if "dataset" not in known[lesson]:
+                raise LessonError(f"lesson {lesson} has no parameter 'dataset': it cannot run on {dataset}")
         planned[lesson] = {name: value for name, value in wanted.items() if name in known[lesson]}
     return planned
 
@@ -308,6 +320,7 @@ def _execute(path: Path, parameters: dict[str, Any], out: Path) -> Outcome:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it reports every cell, and cannot read our parameters
     lesson, start, error = path.stem, time.perf_counter(), ""
     results = out / "results" / f"{lesson}.json"
     results.unlink(missing_ok=True)
