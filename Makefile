@@ -11,7 +11,7 @@ TF ?= $(shell if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: lessons test unit lint notebooks refresh figures app site clean
+.PHONY: lessons test unit lint notebooks refresh figures app clean
 
 lessons: $(VENV)/.lessons
 	$(BIN)/busutils lessons run --out $(OUT)
@@ -38,9 +38,6 @@ figures: refresh
 app: $(VENV)/.app
 	$(BIN)/busutils app
 
-site: $(VENV)/.site
-	$(BIN)/python tools/build_site.py $(OUT)/site
-
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "busutils needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is $$($(PYTHON) -V 2>&1): name another, as in: make PYTHON=python3.12"; exit 1; }
@@ -59,10 +56,6 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.app: $(VENV)/.lessons
 	$(PIP_INSTALL) -e '.[app]'
-	@touch $@
-
-$(VENV)/.site: $(VENV)/.lessons
-	$(PIP_INSTALL) -e '.[site]'
 	@touch $@
 
 clean:

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from busutils import datasets, models
+from busutils.app import page
+from busutils.app.predict import PredictError, find_images, predict_files
+
+
+class Bright(models.Segmenter):
+    """Draws what is bright."""
+
+    supervised = False
+
+    def __init__(self, size=32):
+        self.size = size
+
+    def _square_proba(self, squares):
+        return squares / 255.0
+
+
+def test_the_page_s_answer_has_picture_mask_and_words():
+    image = np.zeros((40, 40), np.uint8)
+    image[10:20, 10:30] = 255
+    picture, mask, text = page.segment(Bright(size=40), image)
+    assert picture.shape == (40, 40, 3)
+    assert set(np.unique(mask)) == {0, 255}
+    assert "12.5% of the image (200 pixels)" in text
+    np.testing.assert_array_equal(picture[0, 0], [0, 0, 0])
+    assert picture[15, 15, 2] > picture[15, 15, 0]
+    _, mask, text = page.segment(Bright(), np.zeros((40, 40), np.uint8))
+    assert not mask.any()
+    assert "no statement" in text
+
+
+def test_files_of_one_name_in_two_folders_do_not_overwrite_each_other(tmp_path):
+    from PIL import Image
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((20, 20), 200, np.uint8)).save(tmp_path / folder / "scan.png")
+    files = find_images([tmp_path / "a", tmp_path / "b"])
+    rows = list(predict_files(Bright(), files, tmp_path / "out"))
+    assert len({row.mask for row in rows}) == 2
+    assert all((tmp_path / "out" / row.mask).is_file() for row in rows)
+    assert rows[0].area_px == 400
+    assert (rows[0].top, rows[0].left, rows[0].bottom, rows[0].right) == (0, 0, 20, 20)
+
+
+def test_no_image_is_an_error(tmp_path):
+    with pytest.raises(PredictError, match="no image"):
+        find_images([tmp_path])
+
+
+def test_the_page_can_be_built():
+    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    built = page.build(Bright())
+    labels = {block.label for block in built.blocks.values() if getattr(block, "label", None)}
+    assert {"Result", "Mask, to download", "Measurements"} <= labels
+    assert len(datasets.load("phantom", n=6, seed=2026)) == 6

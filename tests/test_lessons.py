@@ -1,0 +1,193 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from busutils import checks, lessons
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_lesson(folder, name, *cells, parameters="dataset: str = 'phantom'  # set\nepochs: int = 2  # passes"):
+    notebook = nbformat.v4.new_notebook()
+    for number, text in enumerate([parameters, *cells]):
+        cell = nbformat.v4.new_code_cell(text)
+        if number == 0:
+            cell.metadata["tags"] = ["parameters"]
+        notebook.cells.append(cell)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+RECORD = "from busutils import lessons\nlessons.record('{}', epochs=epochs, dataset=dataset)"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in lessons.LESSONS:
+        write_lesson(tmp_path, name, RECORD.format(name))
+    return tmp_path
+
+
+def test_lessons_are_chosen_by_number_or_name():
+    assert lessons.select(["02", "0", "02_segment_with_kmeans"]) == [lessons.LESSONS[0], lessons.LESSONS[2]]
+    assert lessons.select([]) == list(lessons.LESSONS)
+    with pytest.raises(lessons.LessonError, match="no lesson '9'"):
+        lessons.select(["9"])
+
+
+def test_parameters_are_planned_for_the_lessons_that_know_them(folder):
+    write_lesson(folder, lessons.LESSONS[0], "1", parameters="dataset: str = 'phantom'  # a set, \"quoted\" … ?")
+    planned = lessons.plan(lessons.LESSONS[:2], folder, dataset="busi", parameters={"epochs": 5})
+    assert planned[lessons.LESSONS[0]] == {"dataset": "busi"}
+    assert planned[lessons.LESSONS[1]] == {"dataset": "busi", "epochs": 5}
+    assert lessons.plan(lessons.LESSONS[:1], folder) == {lessons.LESSONS[0]: {}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"parameters": {"epochz": 3}}, "no chosen lesson has a parameter 'epochz'"),
+        ({"profile": "huge"}, "no profile 'huge'"),
+        ({"dataset": "bussi"}, "bussi"),
+    ],
+)
+def test_misspelt_requests_are_refused_before_anything_runs(folder, tmp_path, request_, words):
+    with pytest.raises(ValueError, match=words):
+        lessons.run(out=tmp_path / "out", notebooks=folder, **request_)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_set_is_never_replaced_by_the_default_in_silence(folder):
+    write_lesson(folder, lessons.LESSONS[1], "1", parameters="epochs: int = 2  # passes")
+    with pytest.raises(lessons.LessonError, match="no parameter 'dataset'"):
+        lessons.plan(lessons.LESSONS[:2], folder, dataset="stu")
+
+
+def test_pairs_on_the_command_line():
+    assert lessons.parse_parameters(["a=[1, 2]", "b=text=more", "c=true"]) == {"a": [1, 2], "b": "text=more", "c": True}
+    with pytest.raises(lessons.LessonError, match="name=value"):
+        lessons.parse_parameters(["epochs"])
+
+
+def test_a_run_executes_records_and_names_what_failed(folder, tmp_path):
+    write_lesson(folder, lessons.LESSONS[1], "x = 1", "1 / 0", "y = 2")
+    write_lesson(folder, lessons.LESSONS[2], "x = 1")
+    out = tmp_path / "out"
+    good, bad, silent = lessons.run(["0", "1", "2"], parameters={"epochs": 7}, out=out, notebooks=folder)
+    assert not good.error
+    assert good.results == {"epochs": 7, "dataset": "phantom"}
+    assert json.loads((out / "results" / f"{good.lesson}.json").read_text()) == good.results
+    assert bad.error.startswith("cell ")
+    assert bad.error.endswith("ZeroDivisionError: division by zero")
+    assert silent.error == "the lesson wrote no results"
+    table = lessons.summary([good, bad, silent])
+    assert table["result"].str.startswith("FAILED").tolist() == [False, True, True]
+
+
+def test_refreshing_stores_outputs_and_leaves_no_trace_of_the_run(folder, tmp_path):
+    name = lessons.LESSONS[0]
+    write_lesson(folder, name, "import sys\nprint('seen')\nprint('noi' + 'se', file=sys.stderr)", RECORD.format(name))
+    (outcome,) = lessons.refresh(["0"], out=tmp_path / "out", notebooks=folder)
+    assert not outcome.error
+    first = (folder / f"{name}.ipynb").read_text()
+    assert "seen" in first
+    assert "noise" not in first
+    assert "papermill" not in first
+    assert str(tmp_path) not in first
+    lessons.refresh(["0"], out=tmp_path / "out", notebooks=folder)
+    assert (folder / f"{name}.ipynb").read_text() == first
+
+
+def test_numbers_are_recorded_as_plain_values(tmp_path, monkeypatch):
+    monkeypatch.setenv(lessons.RESULTS_VARIABLE, str(tmp_path))
+    given = lessons.record("x", a=np.float64(1 / 3), b=np.int64(2), c=float("nan"), d="text", e=np.bool_(True))
+    assert given == {"a": 0.3333, "b": 2, "c": None, "d": "text", "e": True}
+    assert json.loads((tmp_path / "x.json").read_text()) == given
+
+
+def test_figures_are_published_on_request_only(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    monkeypatch.delenv(lessons.FIGURES_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    lessons.publish("f", Figure(), pd.DataFrame({"x": [1]}))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv(lessons.FIGURES_VARIABLE, str(tmp_path / "figures"))
+    lessons.publish("f", Figure(), pd.DataFrame({"x": [1]}))
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["f.csv", "f.png"]
+
+
+def test_lessons_are_not_found_in_an_empty_folder(tmp_path):
+    with pytest.raises(lessons.LessonError, match="not in"):
+        lessons.find_notebooks(tmp_path)
+
+
+def test_the_anatomy_check_finds_what_is_wrong(tmp_path, monkeypatch):
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import check_lessons
+    finally:
+        sys.path.pop(0)
+    monkeypatch.setattr(check_lessons, "FOLDER", tmp_path)
+    name = lessons.LESSONS[1]
+    write_lesson(tmp_path, name, "# NBVAL_CHECK_OUTPUT\n1", "!pip install x", "open('/home/someone/x')", parameters="epochs = 3")
+    faults = " | ".join(check_lessons.check(name))
+    for words in ("no stored output", "shell or magic", "path of one machine", "without type", "golden", "lacks", "executed"):
+        assert words in faults
+    assert check_lessons.check(lessons.LESSONS[2]) == ["is missing"]
+
+
+# -- exercises -----------------------------------------------------------------------------------------------
+
+
+def test_a_right_dice_passes_and_wrong_ones_are_told_apart():
+    from busutils import metrics
+
+    checks.check_dice(metrics.dice)
+    for wrong, words in (
+        (metrics.iou, "IoU"),
+        (metrics.accuracy, "accuracy"),
+        (lambda a, b: a, "one number"),
+        (lambda a, b: 0.3, "not the Dice"),
+    ):
+        with pytest.raises(checks.ExerciseError, match=words):
+            checks.check_dice(wrong)
+
+
+def test_other_exercises_say_what_is_wrong(capsys):
+    with pytest.raises(checks.ExerciseError, match="too large"):
+        checks.check_number(2, 1.0)
+    with pytest.raises(checks.ExerciseError, match="too small: count"):
+        checks.check_number(0.5, 1.0, hint="count")
+    with pytest.raises(checks.ExerciseError, match="one number"):
+        checks.check_number("1", 1.0)
+    with pytest.raises(checks.ExerciseError):
+        checks.check_number(float("nan"), 1.0)
+    with pytest.raises(checks.ExerciseError, match="1 groups are on both sides"):
+        checks.check_split(["a", "b"], ["b"])
+    with pytest.raises(checks.ExerciseError, match="empty"):
+        checks.check_split(["a"], [])
+    with pytest.raises(checks.ExerciseError, match="boolean"):
+        checks.check_mask(np.zeros((2, 2)), np.zeros((2, 2)))
+    with pytest.raises(checks.ExerciseError, match="shape"):
+        checks.check_mask(np.zeros((2, 3), bool), np.zeros((2, 2)))
+    capsys.readouterr()
+    checks.check_number(None, 1.0)
+    checks.check_mask(np.zeros((2, 2), bool), np.zeros((2, 2)))
+    assert capsys.readouterr().out == "· to be done: replace None by your answer\n✓ this is a mask of the image\n"
+
+
+def test_the_command_s_summary_and_exit_status(folder, tmp_path):
+    write_lesson(folder, lessons.LESSONS[1], "raise ValueError('no such thing')")
+    command = [sys.executable, "-m", "busutils.cli", "lessons", "run", "0", "1", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--notebooks", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "01_explore_the_data failed at cell 2: ValueError: no such thing" in done.stderr
+    assert "passed" in done.stdout
+    assert "Traceback" not in done.stderr
