@@ -385,3 +385,14 @@ def test_naive_clustering_fails_and_background_subtraction_helps():
     textbook, improved = mean_dice("textbook"), mean_dice("improved")
     assert 0.10 < textbook < 0.35
     assert textbook + 0.2 < improved < 0.75
+
+
+def test_one_scene_through_two_scanners_is_one_group():
+    from busutils.datasets import LeakError, check_no_leak
+
+    clinic, portable, other = (phantom.load(n=4, size=32, **o) for o in ({}, {"scanner": "portable"}, {"seed": 1}))
+    assert list(clinic.groups) == list(portable.groups)
+    assert set(clinic.ids).isdisjoint(portable.ids)
+    check_no_leak(clinic.groups, other.groups)
+    with pytest.raises(LeakError):
+        check_no_leak(clinic.groups, portable.groups)

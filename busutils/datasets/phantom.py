@@ -344,7 +344,8 @@ def load(
                 image=PhantomSource(original, options, "image"),
                 masks=(PhantomSource(original, options, "mask"),),
                 label=scene.label,
-                group=f"phantom-{name}-{seed}-{original:04d}",
+                # One scene through two scanners is one group: its truth is the same.
+                group=f"phantom-{seed}-{original:04d}",
                 source="phantom",
                 mm_per_px=float(np.sqrt(sides[0] * sides[1])),
                 notes=("near-copy of the image before",) if is_copy else (),
