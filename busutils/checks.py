@@ -62,9 +62,7 @@ def check_dice(function: Callable[[np.ndarray, np.ndarray], float] | None) -> No
     for first, second, name in cases:
         got, expected = function(first.copy(), second.copy()), metrics.dice(first, second)
         if got is None or np.ndim(got) != 0:
-            raise ExerciseError(
-                f"{name}: the result must be one number for the image, got {type(got).__name__}"
-            )
+            raise ExerciseError(f"{name}: the result must be one number for the image, got {type(got).__name__}")
         if abs(float(got) - expected) > 1e-9:
             if abs(float(got) - metrics.iou(first, second)) < 1e-9:
                 raise ExerciseError(f"{name}: that is the IoU; what does Dice divide by?")

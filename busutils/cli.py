@@ -89,9 +89,7 @@ def _lessons_run(args: argparse.Namespace) -> int:
     print()
     _print(table)
     seconds = sum(outcome.seconds for outcome in outcomes)
-    print(
-        f"\n{seconds / 60:.1f} minutes in all; at most {lessons.peak_memory_gb():.1f} GB of memory a lesson"
-    )
+    print(f"\n{seconds / 60:.1f} minutes in all; at most {lessons.peak_memory_gb():.1f} GB of memory a lesson")
     for outcome in outcomes:
         if outcome.error:
             _say(f"busutils: {outcome.lesson} failed at {outcome.error}")
@@ -139,15 +137,11 @@ def _predict(args: argparse.Namespace) -> int:
     files = find_images(args.images)
     segmenter = segmenter_named(args.weights)
     failed = 0
-    for row in tqdm(
-        predict_files(segmenter, files, args.out), total=len(files), desc="predict", unit="image"
-    ):
+    for row in tqdm(predict_files(segmenter, files, args.out), total=len(files), desc="predict", unit="image"):
         if row.error:
             failed += 1
             tqdm.write(f"busutils: {row.error}", file=sys.stderr)
-    print(
-        f"{len(files) - failed} of {len(files)} images segmented; masks and predictions.csv are in {args.out}"
-    )
+    print(f"{len(files) - failed} of {len(files)} images segmented; masks and predictions.csv are in {args.out}")
     return int(failed > 0)
 
 
@@ -156,14 +150,10 @@ def _train(args: argparse.Namespace) -> int:
 
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
-    settings = models.UNetSegmenter(
-        epochs=args.epochs, size=args.size, precision=args.precision, seed=args.seed
-    )
+    settings = models.UNetSegmenter(epochs=args.epochs, size=args.size, precision=args.precision, seed=args.seed)
     fitted = models.fit_on(settings, train, progress=True)
     fitted.save(args.out)
-    print(
-        f"trained on {len(train)} images without fold {args.fold}; threshold {fitted.threshold_:.2f}; {args.out}"
-    )
+    print(f"trained on {len(train)} images without fold {args.fold}; threshold {fitted.threshold_:.2f}; {args.out}")
     _print(evaluation.summarise(evaluation.evaluate(fitted, test)))
     return 0
 
@@ -333,9 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     parts["split"].add_argument("--out", metavar="CSV")
     parts["cache"].add_argument("--clear", action="store_true", help="empty it")
 
-    group = commands.add_parser("phantom", help="simulated images").add_subparsers(
-        metavar="WHAT", required=True
-    )
+    group = commands.add_parser("phantom", help="simulated images").add_subparsers(metavar="WHAT", required=True)
     command = add(group, "make", _phantom, "write simulated images in BUSI's layout")
     command.add_argument("--n", type=int, default=120)
     command.add_argument("--seed", type=int, default=0)
@@ -348,9 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--fold", type=int, default=5, help="held out (default 5)")
     command.add_argument("--epochs", type=int, default=40)
     command.add_argument("--size", type=int, default=128)
-    command.add_argument(
-        "--precision", default="float32", choices=["float32", "mixed_bfloat16", "mixed_float16"]
-    )
+    command.add_argument("--precision", default="float32", choices=["float32", "mixed_bfloat16", "mixed_float16"])
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, metavar="FILE", help="the trained segmenter, .npz")
 
@@ -378,9 +364,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, default=40)
     command.add_argument("--out", metavar="CSV")
 
-    group = commands.add_parser("lessons", help="run the lessons").add_subparsers(
-        metavar="WHAT", required=True
-    )
+    group = commands.add_parser("lessons", help="run the lessons").add_subparsers(metavar="WHAT", required=True)
     add(group, "list", _lessons_list, "list the lessons")
     for name, text in (
         ("run", "execute lessons headless"),

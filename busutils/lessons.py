@@ -430,9 +430,7 @@ def strip(notebook: Any) -> Any:
         cell.metadata = {"tags": tags} if tags else {}
         if cell.cell_type == "code":
             cell.outputs = [
-                output
-                for output in cell.outputs
-                if not (output.output_type == "stream" and output.name == "stderr")
+                output for output in cell.outputs if not (output.output_type == "stream" and output.name == "stderr")
             ]
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):

@@ -60,17 +60,11 @@ def _check(mask: np.ndarray, pred: np.ndarray) -> None:
     for name, array in (("mask", mask), ("pred", pred)):
         if not isinstance(array, np.ndarray) or array.dtype != bool:
             kind = getattr(array, "dtype", type(array).__name__)
-            raise ValueError(
-                f"{name} must be a boolean array, got {kind}: threshold it first, e.g. prob >= 0.5"
-            )
+            raise ValueError(f"{name} must be a boolean array, got {kind}: threshold it first, e.g. prob >= 0.5")
         if array.ndim != 2:
-            raise ValueError(
-                f"{name} must have shape (H, W), got {array.shape}: scores are defined for one image"
-            )
+            raise ValueError(f"{name} must have shape (H, W), got {array.shape}: scores are defined for one image")
     if mask.shape != pred.shape:
-        raise ValueError(
-            f"mask {mask.shape} and pred {pred.shape} differ in shape: resize the prediction first"
-        )
+        raise ValueError(f"mask {mask.shape} and pred {pred.shape} differ in shape: resize the prediction first")
 
 
 def counts(mask: np.ndarray, pred: np.ndarray) -> Counts:

@@ -1,7 +1,7 @@
 """The command as a user types it: right uses, and every wrong one ends in one clear sentence."""
 
+import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -174,7 +174,7 @@ def test_sets_are_listed_described_and_checked(capsys, root):
 
 
 def test_fetching_asks_for_the_licence(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.stdin", open(os.devnull))
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody is there to answer
     assert "--yes" in refused(capsys, "datasets", "fetch", "stu", "--root", tmp_path / "new")
     assert not list(tmp_path.rglob("*.png"))
 

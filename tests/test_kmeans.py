@@ -63,6 +63,17 @@ def test_kmeans_1d_is_never_worse_than_lloyd(k):
     assert kmeans_1d(image, k).inertia <= lloyd.inertia_ * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_exact_kmeans_is_multi_otsu(k):
+    # Least inertia within the classes is largest variance between them.
+    from skimage.filters import threshold_multiotsu
+
+    image = speckle_filter(scene(4, 64)[0], 5)
+    ours, otsu = kmeans_1d(image, k).thresholds, threshold_multiotsu(image, classes=k)
+    for mine, theirs in zip(ours, otsu, strict=True):
+        assert ((image <= mine) == (image <= theirs)).all()
+
+
 def test_kmeans_1d_result_is_consistent():
     image = RNG(0).integers(0, 256, (50, 40), dtype=np.uint8)
     centres, thresholds, inertia = kmeans_1d(image, 4)

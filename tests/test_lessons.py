@@ -136,9 +136,19 @@ def test_the_anatomy_check_finds_what_is_wrong(tmp_path, monkeypatch):
         sys.path.pop(0)
     monkeypatch.setattr(check_lessons, "FOLDER", tmp_path)
     name = lessons.LESSONS[1]
-    write_lesson(tmp_path, name, "# NBVAL_CHECK_OUTPUT\n1", "!pip install x", "open('/home/someone/x')", parameters="epochs = 3")
+    write_lesson(
+        tmp_path, name, "# NBVAL_CHECK_OUTPUT\n1", "!pip install x", "open('/home/someone/x')", parameters="epochs = 3"
+    )
     faults = " | ".join(check_lessons.check(name))
-    for words in ("no stored output", "shell or magic", "path of one machine", "without type", "golden", "lacks", "executed"):
+    for words in (
+        "no stored output",
+        "shell or magic",
+        "path of one machine",
+        "without type",
+        "golden",
+        "lacks",
+        "executed",
+    ):
         assert words in faults
     assert check_lessons.check(lessons.LESSONS[2]) == ["is missing"]
 

@@ -23,14 +23,19 @@ def test_every_public_function_returns_a_figure(phantoms):
     table = evaluation.compare_methods({"K-Means, textbook": models.KMeansSegmenter(size=64)}, phantoms, 64)
     history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_dice": [0.1, 0.4]})
     levels = pd.DataFrame(
-        [("enc1", 8, 8, 4), ("bottleneck", 4, 4, 8), ("dec1", 8, 8, 4)], columns=["level", "height", "width", "channels"]
+        [("enc1", 8, 8, 4), ("bottleneck", 4, 4, 8), ("dec1", 8, 8, 4)],
+        columns=["level", "height", "width", "channels"],
     )
     reliability = evaluation.reliability([masks[0]], [masks[0] * 0.8])
     figures = {
         "overlay": plotting.overlay(images[0], masks[0], masks[1], mm_per_px=0.2),
         "image_grid": plotting.image_grid(images[:3], masks[:3], masks[1:4], titles=list("abc")),
-        "masks_grid": plotting.masks_grid(images[0], {"a": images[1], "b": masks[0], "c": masks[0] * 2.0}, mask=masks[0]),
-        "heat_overlay": plotting.heat_overlay(images[0], {"a": np.ones((64, 64)), "b": np.zeros((64, 64))}, mask=masks[0]),
+        "masks_grid": plotting.masks_grid(
+            images[0], {"a": images[1], "b": masks[0], "c": masks[0] * 2.0}, mask=masks[0]
+        ),
+        "heat_overlay": plotting.heat_overlay(
+            images[0], {"a": np.ones((64, 64)), "b": np.zeros((64, 64))}, mask=masks[0]
+        ),
         "activation_grid": plotting.activation_grid(np.random.default_rng(0).random((5, 4, 4)), scores=range(5)),
         "network_levels": plotting.network_levels(levels),
         "score_strips": plotting.score_strips(table),

@@ -33,7 +33,9 @@ def test_saved_and_loaded_weights_predict_the_same(tiny_unet, discs, tmp_path):
     assert len(loaded.history_) == 6
     half = tiny_unet.save(tmp_path / "half.npz", half=True)
     assert half.stat().st_size < 0.7 * (tmp_path / "u.npz").stat().st_size
-    np.testing.assert_allclose(models.load(half).predict_proba(images[:4]), tiny_unet.predict_proba(images[:4]), atol=0.02)
+    np.testing.assert_allclose(
+        models.load(half).predict_proba(images[:4]), tiny_unet.predict_proba(images[:4]), atol=0.02
+    )
 
 
 def test_images_of_any_size_come_back_at_their_size(tiny_unet):

@@ -42,7 +42,8 @@ def collect_busi(folder: Path) -> None:
             sys.exit(f"{folder} holds a run on {found['dataset']}, not on BUSI")
         numbers |= found
     rows = [
-        {"method": name, "n": numbers["n_test"]} | {s: numbers[f"{s}_{key}"] for s in ("dice", "dice_low", "dice_high", "iou")}
+        {"method": name, "n": numbers["n_test"]}
+        | {s: numbers[f"{s}_{key}"] for s in ("dice", "dice_low", "dice_high", "iou")}
         for key, name in METHODS.items()
     ]
     pd.DataFrame(rows).to_csv(RESULTS, index=False)
@@ -76,8 +77,8 @@ def lessons_table() -> str:
 def written(text: str) -> str:
     """The README with its tables replaced by those of the CSV files."""
     for name, table in (("results", results_table()), ("lessons", lessons_table())):
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.S)
-        text, count = mark.subn(lambda found, table=table: found[1] + table + found[2], text)
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+        text, count = mark.subn(lambda found, table=table: found[1] + table + "\n" + found[2], text)
         if count != 1:
             raise ValueError(f"the README needs one pair of marks <!-- {name} -->")
     return text

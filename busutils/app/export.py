@@ -40,9 +40,7 @@ def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
         If the packages of the extra ``export`` are missing.
     """
     if not hasattr(segmenter, "network_"):
-        raise ValueError(
-            f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter"
-        )
+        raise ValueError(f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter")
     try:
         import onnx
     except ImportError as error:

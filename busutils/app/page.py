@@ -18,9 +18,7 @@ __all__ = ["build", "segment"]
 MAX_UPLOAD = "20mb"
 
 
-def segment(
-    segmenter: Segmenter, image: np.ndarray, opacity: float = 0.4
-) -> tuple[np.ndarray, np.ndarray, str]:
+def segment(segmenter: Segmenter, image: np.ndarray, opacity: float = 0.4) -> tuple[np.ndarray, np.ndarray, str]:
     """Segment one image for the page.
 
     Parameters

@@ -70,9 +70,7 @@ def find_images(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def _describe(
-    file: Path, mask_file: Path, mask: np.ndarray, prob: np.ndarray, threshold: float
-) -> Prediction:
+def _describe(file: Path, mask_file: Path, mask: np.ndarray, prob: np.ndarray, threshold: float) -> Prediction:
     rows, columns = np.nonzero(mask)
     box = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if len(rows) else (None,) * 4
     top, left, bottom, right = (None if value is None else int(value) for value in box)
@@ -92,9 +90,7 @@ def _describe(
     )
 
 
-def predict_files(
-    segmenter: Segmenter, files: Iterable[Path], out: str | os.PathLike[str]
-) -> Iterator[Prediction]:
+def predict_files(segmenter: Segmenter, files: Iterable[Path], out: str | os.PathLike[str]) -> Iterator[Prediction]:
     """Segment image files one after the other; write ``<name>_mask.png`` for each and ``predictions.csv`` at the end.
 
     Parameters

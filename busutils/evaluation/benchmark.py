@@ -37,8 +37,7 @@ def compare_methods(
         The methods' tables below each other, told apart by the column ``method``.
     """
     tables = [
-        evaluate(segmenter, dataset, size, native=native).assign(method=name)
-        for name, segmenter in methods.items()
+        evaluate(segmenter, dataset, size, native=native).assign(method=name) for name, segmenter in methods.items()
     ]
     return pd.concat(tables, ignore_index=True)
 

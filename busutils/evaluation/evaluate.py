@@ -44,9 +44,7 @@ def _native(dataset: LesionDataset, preds: Sequence[np.ndarray], masks: Sequence
     )
 
 
-def evaluate(
-    segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, native: bool = False
-) -> pd.DataFrame:
+def evaluate(segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, native: bool = False) -> pd.DataFrame:
     """Score a segmenter on every image of a set.
 
     Parameters

@@ -18,18 +18,14 @@ __all__ = ["feature_maps", "rank_channels", "seg_grad_cam"]
 def _network(segmenter: Segmenter) -> Any:
     network = getattr(segmenter, "network_", None)
     if network is None:
-        raise ValueError(
-            f"a {type(segmenter).__name__} has no network to look into: give a fitted UNetSegmenter"
-        )
+        raise ValueError(f"a {type(segmenter).__name__} has no network to look into: give a fitted UNetSegmenter")
     return network
 
 
 def _layer(network: Any, name: str) -> Any:
     names = [layer.name for layer in network.layers]
     if name not in names:
-        levels = [
-            n for n in names if n == "bottleneck" or n.removeprefix("enc").removeprefix("dec").isdigit()
-        ]
+        levels = [n for n in names if n == "bottleneck" or n.removeprefix("enc").removeprefix("dec").isdigit()]
         raise ValueError(
             f"the network has no layer {name!r}: choose one of {', '.join(levels)} or another layer's name"
         )

@@ -113,7 +113,5 @@ def randomise(segmenter: Segmenter, down_to: str, *, seed: int = 0) -> Segmenter
     rng = np.random.default_rng(seed)
     for layer in shuffled.network_.layers[names.index(down_to) :]:
         # Shuffling keeps the distribution of a layer's weights, so that only what they have learned is lost.
-        layer.set_weights(
-            [rng.permuted(weight.ravel()).reshape(weight.shape) for weight in layer.get_weights()]
-        )
+        layer.set_weights([rng.permuted(weight.ravel()).reshape(weight.shape) for weight in layer.get_weights()])
     return shuffled

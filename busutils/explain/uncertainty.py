@@ -105,6 +105,4 @@ def risk_coverage(doubts: Sequence[float], dice: Sequence[float]) -> pd.DataFram
     """
     table = pd.DataFrame({"doubt": doubts, "dice": dice}).dropna().sort_values("doubt", kind="stable")
     n = np.arange(1, len(table) + 1)
-    return pd.DataFrame(
-        {"coverage": n / max(len(table), 1), "risk": np.cumsum(1 - table["dice"].to_numpy()) / n}
-    )
+    return pd.DataFrame({"coverage": n / max(len(table), 1), "risk": np.cumsum(1 - table["dice"].to_numpy()) / n})

@@ -30,9 +30,7 @@ def _grey(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.nd
     values = image / 255.0
     values = values ** np.exp(rng.uniform(-0.4, 0.4) * strength)
     mean = values.mean()
-    values = (
-        (values - mean) * np.exp(rng.uniform(-0.3, 0.3) * strength) + mean + rng.uniform(-0.1, 0.1) * strength
-    )
+    values = (values - mean) * np.exp(rng.uniform(-0.3, 0.3) * strength) + mean + rng.uniform(-0.1, 0.1) * strength
     if rng.random() < 0.3:
         values = ndimage.gaussian_filter(values, rng.uniform(0.3, 1.2) * strength * image.shape[0] / 128)
     if rng.random() < 0.5:

@@ -58,18 +58,14 @@ def check_images(images: Images) -> list[np.ndarray]:
     3
     """
     if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype != object:
-        raise ValueError(
-            "images must be a stack (N, H, W) or a list of images: for a single one give image[None]"
-        )
+        raise ValueError("images must be a stack (N, H, W) or a list of images: for a single one give image[None]")
     checked = []
     for index, image in enumerate(images):
         image = np.asarray(image)
         if image.ndim != 2:
             raise ValueError(f"image {index} must be grey with shape (H, W), got {image.shape}")
         if image.dtype != np.uint8:
-            raise ValueError(
-                f"image {index} must be uint8 (0 to 255), got {image.dtype}: rescale and convert it first"
-            )
+            raise ValueError(f"image {index} must be uint8 (0 to 255), got {image.dtype}: rescale and convert it first")
         if image.size == 0:
             raise ValueError(f"image {index} has no pixel: shape {image.shape}")
         checked.append(image)
@@ -89,9 +85,7 @@ def check_masks(masks: Images, images: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(mask) for mask in masks]
 
 
-def clean_mask(
-    mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False, fill: bool = True
-) -> np.ndarray:
+def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False, fill: bool = True) -> np.ndarray:
     """Tidy a predicted mask: fill holes, drop specks, optionally keep the largest region only.
 
     Parameters
@@ -212,9 +206,7 @@ class Segmenter(BaseEstimator):
             block = checked[start : start + 64]
             squares = np.stack([resize_image(image, self.size) for image in block])
             probs = np.asarray(self._square_proba(squares), dtype=np.float32)
-            maps += [
-                np.clip(resize_map(prob, image.shape), 0, 1) for prob, image in zip(probs, block, strict=True)
-            ]
+            maps += [np.clip(resize_map(prob, image.shape), 0, 1) for prob, image in zip(probs, block, strict=True)]
         return self._like(images, maps, np.float32)
 
     def predict(self, images: Images) -> np.ndarray | list[np.ndarray]:
@@ -279,9 +271,7 @@ class Segmenter(BaseEstimator):
 
     def _set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         if arrays:
-            raise WeightsError(
-                f"{type(self).__name__} has no weights, but the file holds {len(arrays)} arrays"
-            )
+            raise WeightsError(f"{type(self).__name__} has no weights, but the file holds {len(arrays)} arrays")
 
     def _state(self) -> dict[str, Any]:
         """Small fitted values beside the arrays, as JSON."""
@@ -292,9 +282,7 @@ class Segmenter(BaseEstimator):
 
     def _check_fitted(self) -> None:
         if self.supervised and not getattr(self, "fitted_", False):
-            raise NotFittedError(
-                f"this {type(self).__name__} was not fitted: call fit(images, masks) or load(path)"
-            )
+            raise NotFittedError(f"this {type(self).__name__} was not fitted: call fit(images, masks) or load(path)")
 
     # -- saving and loading ----------------------------------------------------------------------------------
 
@@ -359,9 +347,7 @@ class Segmenter(BaseEstimator):
                 header = json.loads(str(archive["header"]))
                 version = header["format"]
                 if version > FORMAT_VERSION:
-                    raise WeightsError(
-                        f"{path} has format {version}, newer than {FORMAT_VERSION}: update busutils"
-                    )
+                    raise WeightsError(f"{path} has format {version}, newer than {FORMAT_VERSION}: update busutils")
                 arrays = {name: archive[name] for name in archive.files if name != "header"}
             kind, params, state = header["class"], header["params"], header["state"]
         except WeightsError:
@@ -382,14 +368,10 @@ class Segmenter(BaseEstimator):
             raise WeightsError(f"{path} holds an unknown method {kind!r}: update busutils")
         subclass = Segmenter._classes[kind]
         if not issubclass(subclass, cls):
-            raise WeightsError(
-                f"{path} holds a {kind}, not a {cls.__name__}: load it with busutils.models.load"
-            )
+            raise WeightsError(f"{path} holds a {kind}, not a {cls.__name__}: load it with busutils.models.load")
         known = set(inspect.signature(subclass.__init__).parameters)
         if unknown := sorted(set(params) - known):
-            raise WeightsError(
-                f"{path} has unknown settings {', '.join(unknown)}: it was written by another version"
-            )
+            raise WeightsError(f"{path} has unknown settings {', '.join(unknown)}: it was written by another version")
         # JSON has no tuples; scikit-learn wants parameters kept as they came.
         segmenter = subclass(**{name: tuple(v) if isinstance(v, list) else v for name, v in params.items()})
         arrays = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()}

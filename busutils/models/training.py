@@ -175,9 +175,7 @@ class UNetSegmenter(Segmenter):
         truths = np.stack([resize_mask(mask, self.size) for mask in masks])
         held_out = validation_groups(groups, self.validation_fraction, self.seed)
         if held_out.all():
-            raise ValueError(
-                "no image is left to train on: there are too few groups for this validation_fraction"
-            )
+            raise ValueError("no image is left to train on: there are too few groups for this validation_fraction")
         self.validation_ = held_out
         Training(self, squares[~held_out], truths[~held_out], squares[held_out], truths[held_out]).run(
             checkpoint, progress
@@ -314,9 +312,7 @@ class Training:
     def _epoch(self, epoch: int) -> None:
         start = time.perf_counter()
         self._seed_dropout(epoch)
-        fit = self.network.fit(
-            self._batches(epoch), initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0
-        )
+        fit = self.network.fit(self._batches(epoch), initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
         raw = [np.asarray(variable) for variable in self.network.trainable_variables]
         self.optimizer.finalize_variable_values(self.network.trainable_variables)
         dice = math.nan
@@ -372,11 +368,7 @@ class Training:
         probs = network_proba(self.network, self.val_images)
         scores = [mean_dice(self.val_masks, probs, threshold) for threshold in THRESHOLDS]
         # The middle of the best ones, not the first: the curve is flat, and its edge is chance.
-        return (
-            0.5
-            if np.isnan(scores).all()
-            else float(np.median(THRESHOLDS[scores >= np.nanmax(scores) - 0.002]))
-        )
+        return 0.5 if np.isnan(scores).all() else float(np.median(THRESHOLDS[scores >= np.nanmax(scores) - 0.002]))
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
@@ -401,9 +393,7 @@ class Training:
                 arrays = dict(archive)
             header = json.loads(str(arrays["header"]))
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise WeightsError(
-                f"{path} is not a training checkpoint: delete it or name another file"
-            ) from error
+            raise WeightsError(f"{path} is not a training checkpoint: delete it or name another file") from error
         if header["identity"] != self._identity():
             raise WeightsError(
                 f"{path} belongs to a training with other images or settings: delete it or name another file"

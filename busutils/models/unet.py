@@ -98,12 +98,8 @@ def unet(
     # Lesions cover a small share of an image: starting from that share spares the first epoch.
     prior = keras.initializers.Constant(-2.0)
     glorot = keras.initializers.GlorotUniform(seed=next(seeds))
-    x = layers.Conv2D(
-        1, 1, kernel_initializer=glorot, bias_initializer=prior, dtype="float32", name="logits"
-    )(x)
-    return keras.Model(
-        image, layers.Activation("sigmoid", dtype="float32", name="probability")(x), name="unet"
-    )
+    x = layers.Conv2D(1, 1, kernel_initializer=glorot, bias_initializer=prior, dtype="float32", name="logits")(x)
+    return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="probability")(x), name="unet")
 
 
 def describe(network: keras.Model) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,9 +151,7 @@ def masks_grid(
     n_panels = len(panels) + 1
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(2.4 * columns, 2.6 * rows), layout="constrained", squeeze=False
-    )
+    figure, grid = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.6 * rows), layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     _show(grid.flat[0], image, "image")
@@ -290,7 +289,7 @@ def network_levels(levels: pd.DataFrame) -> Figure:
         )
     names = [row["level"] for row in rows]
     arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 22, "shrinkB": 22}
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in itertools.pairwise(names):
         axes.annotate("", place[second], place[first], arrowprops=arrow)
     for name in names:
         if name.startswith("enc"):

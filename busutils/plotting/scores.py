@@ -130,9 +130,7 @@ def score_matrix(
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = plt.subplots(
-        figsize=(1.6 * means.shape[1] + 2.6, 0.9 * means.shape[0] + 1.5), layout="constrained"
-    )
+    figure, axes = plt.subplots(figsize=(1.6 * means.shape[1] + 2.6, 0.9 * means.shape[0] + 1.5), layout="constrained")
     text = means.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
     if intervals is not None:
         text = text + "\n" + intervals
@@ -186,9 +184,7 @@ def dataset_overview(table: pd.DataFrame, areas: Sequence[float], *, title: str 
     matplotlib.figure.Figure
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    labels = [
-        label for label in ("benign", "malignant", "normal", "unknown") if (table["label"] == label).any()
-    ]
+    labels = [label for label in ("benign", "malignant", "normal", "unknown") if (table["label"] == label).any()]
     counts = [int((table["label"] == label).sum()) for label in labels]
     bars = left.bar(labels, counts, color=[colour_of(label) for label in labels])
     left.bar_label(bars, fontsize=8)
@@ -233,9 +229,7 @@ def histogram_1d(
         axes.hist(image[mask], bins=bins, density=True, color="#d55e00", alpha=0.6, label="lesion")
     for threshold in thresholds:
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
-    axes.plot(
-        centres, np.zeros(len(centres)), "^", color="black", ms=10, clip_on=False, label="cluster centre"
-    )
+    axes.plot(centres, np.zeros(len(centres)), "^", color="black", ms=10, clip_on=False, label="cluster centre")
     axes.set(xlabel="grey value", ylabel="density", xlim=(0, 256))
     axes.legend(frameon=False, fontsize=8)
     return figure
