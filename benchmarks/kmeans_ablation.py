@@ -1,8 +1,9 @@
 """What each step of K-Means is worth: all lesion images of BUSI, and STU, scored at 256².
 
 Nothing is tuned here: every option was fixed before, on BUS-BRA. Finished parts are kept, so that a stopped run goes
-on where it was. Multi-Otsu is not among the variants: it maximises the variance between classes, which is to minimise
-the inertia, so that its thresholds are those of exact K-Means. Writes figures/kmeans_ablation.csv, one row a variant, set and part of the set, and the picture.
+on where it was. Multi-Otsu is not among the variants: it maximises the variance between classes, which is
+to minimise the inertia, so that its thresholds are those of exact K-Means. Writes
+figures/kmeans_ablation.csv, one row a variant, set and part of the set, and the picture.
 
 Usage: BUSUTILS_DATA_DIR=FOLDER python benchmarks/kmeans_ablation.py [--n-jobs N] [--only NAME …]
 """
