@@ -175,7 +175,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].legend(loc="lower right", fontsize=8)
+    axes[0, 0].legend(loc="upper right", fontsize=8)
     figure.tight_layout()
     with jobs.atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
