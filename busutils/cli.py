@@ -386,7 +386,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, metavar="FILE")
 
     command = add(commands, "app", _app, "open the web page for one image")
-    command.add_argument("--weights", required=True, metavar="NAME")
+    command.add_argument("--weights", default="busi-light", metavar="NAME", help="default: busi-light")
     command.add_argument("--host", default="127.0.0.1")
     command.add_argument("--port", type=int, default=7860)
     return parser

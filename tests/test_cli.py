@@ -229,3 +229,6 @@ def test_the_readme_s_tables_are_those_of_the_files():
         sys.path.pop(0)
     text = write_readme.README.read_text(encoding="utf-8")
     assert write_readme.written(text) == text
+    index = write_readme.INDEX.read_text(encoding="utf-8")
+    assert write_readme.figures_index() == index
+    assert "| ? |" not in index  # every picture has a known origin

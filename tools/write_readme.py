@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = ROOT / "figures"
 RESULTS = FIGURES / "busi_fold5.csv"
+INDEX = FIGURES / "README.md"
 MINUTES = FIGURES / "lesson_minutes.csv"
 
 METHODS = {"mask": "constant mask (floor)", "textbook": "K-Means, textbook", "improved": "K-Means, improved",
@@ -84,6 +85,32 @@ def written(text: str) -> str:
     return text
 
 
+def figures_index() -> str:
+    """Which lesson and cell, or which script, draws each published picture."""
+    rows = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            for name, caption in re.findall(r'publish\(\s*"(\w+)".*?caption="(.*?)"', "".join(cell["source"]), re.S):
+                rows[name] = (caption, f"[{path.stem}](../notebooks/{path.name}), cell {number}")
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        for name in re.findall(r"(\w+)\.png", path.read_text(encoding="utf-8")):
+            rows.setdefault(name, (name.replace("_", " "), f"`benchmarks/{path.name}`"))
+    lines = [
+        "# Figures",
+        "",
+        "Written by `tools/write_readme.py`.",
+        "",
+        "| Picture | Shows | Drawn by | Numbers |",
+        "|---|---|---|---|",
+    ]
+    for path in sorted(FIGURES.glob("*.png")):
+        caption, source = rows.get(path.stem, ("", "?"))
+        table = path.with_suffix(".csv")
+        numbers = f"[{table.name}]({table.name})" if table.exists() else ""
+        lines.append(f"| [{path.name}]({path.name}) | {caption} | {source} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--busi", type=Path, metavar="DIR")
@@ -93,6 +120,7 @@ def main() -> None:
         collect_busi(args.busi)
     if args.lessons:
         collect_minutes(args.lessons)
+    INDEX.write_text(figures_index(), encoding="utf-8")
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 

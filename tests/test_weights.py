@@ -1,0 +1,46 @@
+"""The weights that travel with the package are what their cards say."""
+
+import json
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from busutils import datasets, evaluation, models
+
+pytestmark = pytest.mark.tf
+FOLDER = resources.files("busutils.models.weights")
+
+
+def test_every_file_of_weights_has_a_card_and_scores_and_is_small():
+    assert "busi-light" in models.list_weights()
+    sizes = []
+    for name in models.list_weights():
+        card = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+        assert "not a medical device" in card
+        assert "Fold 5 was held out" in card
+        scores = json.loads((FOLDER / f"{name}.json").read_text())
+        assert f"{scores['dice']:.3f}" in card
+        sizes.append(len((FOLDER / f"{name}.npz").read_bytes()))
+    assert max(sizes) <= 14e6
+    assert sum(sizes) <= 40e6
+
+
+def test_loaded_weights_predict_at_once():
+    images, _ = datasets.load("phantom", n=4, size=128).load_arrays(128)
+    segmenter = models.load_weights("busi-light")
+    masks = segmenter.predict(images)
+    assert masks.shape == images.shape
+    assert masks.dtype == bool
+    assert 0.2 <= segmenter.threshold_ <= 0.8
+    assert np.ptp(segmenter.predict_proba(images)) > 0.5
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", models.list_weights())
+def test_scores_on_the_held_out_fold_agree_with_the_card(name, data_root):
+    about = json.loads((FOLDER / f"{name}.json").read_text())
+    _, test = datasets.load(about["dataset"], root=data_root).split(about["fold"])
+    summary = evaluation.summarise(evaluation.evaluate(models.load_weights(name), test)).iloc[0]
+    assert summary["dice"] == pytest.approx(about["dice"], abs=0.001)
+    assert summary["n"] == about["n"]
