@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 
+from busutils.datasets.phantom import GENERATOR_VERSION
 from busutils.models.segmenter import Segmenter, WeightsError
 
 __all__ = ["list_weights", "load_weights"]
@@ -33,7 +36,19 @@ def load_weights(name: str) -> Segmenter:
     ------
     WeightsError
         If there are no weights of that name.
+
+    Warns
+    -----
+    UserWarning
+        If they were trained on phantoms of another generator version than this package's.
     """
     if name not in list_weights():
         raise WeightsError(f"there are no weights {name!r}: choose one of {', '.join(list_weights()) or '(none yet)'}")
+    facts = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    made_with = facts.get("generator_version")
+    if made_with is not None and made_with != GENERATOR_VERSION:
+        warnings.warn(
+            f"{name} was trained on phantoms of generator {made_with}, this is {GENERATOR_VERSION}: train it again",
+            stacklevel=2,
+        )
     return Segmenter.load(_FOLDER / f"{name}.npz")
