@@ -88,7 +88,9 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
         try:
             return segment(segmenter, read_image(Path(file)), opacity)
         except DatasetError as error:
-            raise gr.Error(f"This file cannot be used: {error}") from error
+            # The visitor's own file name, not where this server keeps it.
+            words = str(error).replace(f"{Path(file).parent}{os.sep}", "")
+            raise gr.Error(f"This file cannot be used: {words}", print_exception=False) from error
 
     def show_sample(event: gr.SelectData, opacity: float) -> tuple[np.ndarray, np.ndarray, str]:
         return segment(segmenter, samples[event.index], opacity)
