@@ -395,7 +395,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if all went well, 1 if part of the work failed, 2 if it could not be done at all."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="busutils: %(message)s")
+    logging.basicConfig(format="busutils: %(message)s")
+    logging.getLogger("busutils").setLevel(logging.INFO)  # other libraries only when something is wrong
     logging.captureWarnings(False)
     warnings.showwarning = lambda message, *_, **__: _say(f"busutils: note: {message}")
     try:
