@@ -46,7 +46,7 @@ RECIPES = {
         None,
         models.UNetSegmenter(epochs=24),
         "simulated images alone, all three scanners. No real image was used for any choice",
-        "it has never seen a body. Good K-Means does better on BUSI without any training.",
+        "it has never seen a body. BUSI's statistics (lesion areas, grey values, texture) guided the simulator's design; no BUSI image or score chose anything in the training.",
     ),
 }
 
