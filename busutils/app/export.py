@@ -19,7 +19,8 @@ def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
     """Write a segmenter's network as ONNX, with what else is needed to use it in the file's metadata.
 
     The network takes grey values in [0, 255] as ``(1, size, size, 1)`` float32 (it standardises them itself) and gives
-    probabilities. The metadata entry ``busutils`` holds size, threshold and smallest region as JSON.
+    probabilities. The metadata entry ``busutils`` holds size, threshold, and the smallest and the least
+    confident region that is kept, as JSON.
 
     Parameters
     ----------
@@ -49,7 +50,12 @@ def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
 
     path = Path(path)
     segmenter.predict_proba(np.zeros((1, 8, 8), np.uint8))  # Keras exports networks that were called
-    about = {"size": segmenter.size, "threshold": segmenter.threshold_, "min_area": segmenter.min_area}
+    about = {
+        "size": segmenter.size,
+        "threshold": segmenter.threshold_,
+        "min_area": segmenter.min_area,
+        "min_confidence": segmenter.confidence_,
+    }
     with jobs.atomic_path(path) as temporary:
         with quiet_stderr():
             segmenter.network_.export(str(temporary), format="onnx", verbose=False)
@@ -89,7 +95,7 @@ class OnnxSegmenter(Segmenter):
         except Exception as error:  # ONNX Runtime raises classes of its own
             raise WeightsError(f"{path} is not a network exported by busutils: export it again") from error
         self.size, self.min_area = int(about["size"]), float(about["min_area"])
-        self.threshold_ = about["threshold"]
+        self.threshold_, self.confidence_ = about["threshold"], float(about["min_confidence"])
         self.fitted_ = True
 
     def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
@@ -100,5 +106,5 @@ class OnnxSegmenter(Segmenter):
         batches = squares[:, None, ..., None].astype(np.float32)
         return np.stack([self.session_.run(None, {name: batch})[0][0, ..., 0] for batch in batches])
 
-    def _tidy(self, mask: np.ndarray) -> np.ndarray:
-        return clean_mask(mask, min_area=self.min_area)
+    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.confidence_)

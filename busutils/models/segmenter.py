@@ -85,8 +85,16 @@ def check_masks(masks: Images, images: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(mask) for mask in masks]
 
 
-def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False, fill: bool = True) -> np.ndarray:
-    """Tidy a predicted mask: fill holes, drop specks, optionally keep the largest region only.
+def clean_mask(
+    mask: np.ndarray,
+    *,
+    min_area: float = 0.0,
+    largest: bool = False,
+    fill: bool = True,
+    prob: np.ndarray | None = None,
+    min_confidence: float = 0.0,
+) -> np.ndarray:
+    """Tidy a predicted mask: fill holes, drop specks and doubtful regions, optionally keep the largest region only.
 
     Parameters
     ----------
@@ -98,6 +106,11 @@ def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False
         Keep only the largest region. Wrong for images with several lesions.
     fill : bool, default True
         Fill holes: a lesion has none.
+    prob : (H, W) float ndarray, optional
+        The probability map, needed with `min_confidence`.
+    min_confidence : float, default 0
+        Regions whose mean probability is lower are dropped: what a network marks in normal images is seldom marked with
+        conviction.
 
     Returns
     -------
@@ -114,16 +127,19 @@ def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False
     """
     if fill:
         mask = ndimage.binary_fill_holes(mask)
-    if min_area <= 0 and not largest:
+    if min_area <= 0 and not largest and min_confidence <= 0:
         return mask.copy()
     regions, n_regions = ndimage.label(mask, structure=np.ones((3, 3)))
     if n_regions == 0:
         return mask.copy()
     areas = np.bincount(regions.ravel())
-    areas[0] = 0
     keep = areas >= max(min_area * mask.size, 1)
+    keep[0] = False
+    if min_confidence > 0:
+        assert prob is not None
+        keep &= np.bincount(regions.ravel(), prob.ravel()) >= min_confidence * areas
     if largest:
-        keep &= np.arange(len(areas)) == areas.argmax()
+        keep &= np.arange(len(areas)) == 1 + areas[1:].argmax()
     return keep[regions]
 
 
@@ -236,7 +252,7 @@ class Segmenter(BaseEstimator):
         -------
         boolean arrays of the same form and sizes.
         """
-        masks = [self._tidy(np.asarray(prob) >= self.threshold_) for prob in probs]
+        masks = [self._tidy(np.asarray(prob) >= self.threshold_, np.asarray(prob)) for prob in probs]
         return self._like(probs, masks, bool)
 
     @staticmethod
@@ -263,7 +279,7 @@ class Segmenter(BaseEstimator):
         """Probability maps (N, size, size) of square images (N, size, size) uint8."""
         raise NotImplementedError
 
-    def _tidy(self, mask: np.ndarray) -> np.ndarray:
+    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
         return mask
 
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The U-Net, on one screen.
+"""The U-Net, on one screen: from scratch, or with a pretrained encoder.
 
 References
 ----------
@@ -41,6 +41,7 @@ def unet(
     size: int = 128,
     *,
     filters: Sequence[int] = (16, 32, 64, 128, 256),
+    encoder: str | None = None,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> keras.Model:
@@ -52,7 +53,12 @@ def unet(
         Side of the square input in pixels; a multiple of ``2 ** (len(filters) - 1)``.
     filters : sequence of int
         Channels at every level, from the finest to the bottleneck. ``(64, 128, 256, 512, 1024)`` is the network of the
-        2015 paper (31 million weights); the default has a sixteenth of that.
+        2015 paper (31 million weights); the default has a sixteenth of that. With an encoder, those of the decoder's
+        levels at strides 2, 4, 8 and 16; the bottleneck is the encoder's own, and the last entry is not used.
+    encoder : {None, "efficientnet-lite0"}
+        Replaces the contracting path. Its ImageNet weights are filled in by
+        :func:`busutils.models.encoder.load_imagenet`. The probabilities are computed at half the resolution and
+        enlarged, which costs a lesion of 20 pixels' radius less than one percent of Dice and halves the time.
     dropout : float, default 0
         Share of the bottleneck's channels dropped in training.
     seed : int, default 0
@@ -67,26 +73,36 @@ def unet(
     Raises
     ------
     ValueError
-        If the size cannot be halved often enough.
+        If the size cannot be halved often enough, or the encoder is unknown.
     """
     n_levels = len(filters)
-    if n_levels < 2 or size % 2 ** (n_levels - 1):
+    if encoder not in (None, "efficientnet-lite0"):
+        raise ValueError(f"unknown encoder {encoder!r}: choose efficientnet-lite0, or None for a U-Net from scratch")
+    if encoder is not None and n_levels != 5:
+        raise ValueError(f"a U-Net with this encoder has 5 levels, but filters has {n_levels} entries")
+    halvings = n_levels - 1 if encoder is None else n_levels
+    if n_levels < 2 or size % 2**halvings:
         raise ValueError(
             f"a U-Net of {n_levels} levels needs at least 2 levels and a size divisible by "
-            f"{2 ** max(n_levels - 1, 1)}, got {size}"
+            f"{2 ** max(halvings, 1)}, got {size}"
         )
     seeds = itertools.count(1000 * seed)
     image = keras.Input((size, size, 1), name="image")
     # Zero mean and unit variance image by image: gain and exposure differ between scanners.
     x = layers.GroupNormalization(1, center=False, scale=False, dtype="float32", name="standardise")(image)
 
-    skips = []
-    for level, width in enumerate(filters[:-1], start=1):
-        x = _block(x, width, f"enc{level}", seeds)
-        skips.append(x)
-        x = layers.MaxPooling2D(name=f"down{level}")(x)
+    if encoder is None:
+        skips = []
+        for level, width in enumerate(filters[:-1], start=1):
+            x = _block(x, width, f"enc{level}", seeds)
+            skips.append(x)
+            x = layers.MaxPooling2D(name=f"down{level}")(x)
+        x = _block(x, filters[-1], "bottleneck", seeds)
+    else:
+        from busutils.models.encoder import lite0
 
-    x = _block(x, filters[-1], "bottleneck", seeds)
+        names = [*(f"enc{level}" for level in range(1, n_levels)), "bottleneck"]
+        *skips, x = [layers.Identity(name=name)(f) for name, f in zip(names, lite0(x), strict=True)]
     if dropout:
         x = layers.SpatialDropout2D(dropout, seed=next(seeds), name="dropout")(x)
 
@@ -99,6 +115,8 @@ def unet(
     prior = keras.initializers.Constant(-2.0)
     glorot = keras.initializers.GlorotUniform(seed=next(seeds))
     x = layers.Conv2D(1, 1, kernel_initializer=glorot, bias_initializer=prior, dtype="float32", name="logits")(x)
+    if encoder is not None:
+        x = layers.UpSampling2D(interpolation="bilinear", dtype="float32", name="enlarged_logits")(x)
     return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="probability")(x), name="unet")
 
 

@@ -1,0 +1,44 @@
+"""AdamW with a rate of its own for some of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from busutils.models.engine import keras
+
+__all__ = ["RatedAdamW"]
+
+
+class RatedAdamW(keras.optimizers.AdamW):
+    """AdamW in which weights whose layer's name begins with a prefix learn at a share of the common rate.
+
+    A pretrained encoder has little to learn; at the full rate it forgets (Amiri, Brooks & Rivaz 2020,
+    doi:10.1109/TUFFC.2020.3015081, fine-tune it rather than freeze it).
+
+    Parameters
+    ----------
+    learning_rate : float or keras schedule
+        The common rate.
+    shares : mapping of str to float
+        Prefix → share of the common rate.
+    **options
+        Of :class:`keras.optimizers.AdamW`.
+    """
+
+    def __init__(self, learning_rate: Any, shares: Mapping[str, float], **options: Any) -> None:
+        super().__init__(learning_rate, **options)
+        self.shares = dict(shares)
+
+    def build(self, variables: Any) -> None:
+        """Prepare for the weights that will be trained; called by Keras."""
+        super().build(variables)
+        self._shares = [
+            next((share for prefix, share in self.shares.items() if variable.path.startswith(prefix)), 1.0)
+            for variable in variables
+        ]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Change one weight; called by Keras."""
+        share = self._shares[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate if share == 1.0 else learning_rate * share)
