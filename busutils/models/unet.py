@@ -134,7 +134,7 @@ def describe(network: keras.Model) -> pd.DataFrame:
         One row a level: ``level, height, width, channels, weights, receptive_field``; the last is the side, in input
         pixels, of the square that one value can see in theory. ``weights`` counts those since the level before.
     """
-    field, step, rows, weights = {"image": 1}, {"image": 1}, [], 0
+    field, step, before = {}, {}, {}  # receptive field, stride, and all layers that a layer rests on
     for layer in network.layers:
         sources = [tensor._keras_history.operation.name for tensor in _inputs(layer)]
         reach = max((field[name] for name in sources), default=1)
@@ -150,11 +150,15 @@ def describe(network: keras.Model) -> pd.DataFrame:
             reach += stride
             stride //= layer.size[0]
         field[layer.name], step[layer.name] = reach, stride
-        weights += layer.count_params()
-        if layer.name == "bottleneck" or layer.name.removeprefix("enc").removeprefix("dec").isdigit():
-            _, height, width, channels = layer.output.shape
-            rows.append((layer.name, height, width, channels, weights, reach))
-            weights = 0
+        before[layer.name] = {layer.name}.union(*(before[name] for name in sources))
+
+    levels = [name for name in before if name == "bottleneck" or (name[:3] in ("enc", "dec") and name[3:].isdigit())]
+    rows, counted = [], set()
+    for name in sorted(levels, key=lambda name: len(before[name])):
+        _, height, width, channels = network.get_layer(name).output.shape
+        weights = sum(network.get_layer(new).count_params() for new in before[name] - counted)
+        rows.append((name, height, width, channels, weights, field[name]))
+        counted |= before[name]
     return pd.DataFrame(rows, columns=["level", "height", "width", "channels", "weights", "receptive_field"])
 
 
