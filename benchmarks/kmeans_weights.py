@@ -3,8 +3,7 @@
 The weights are those that make the expected Dice of a choice by softmax over the candidates of an image as
 high as possible, averaged over images. Two further constants, fitted to the chosen regions of held-out
 folds, turn the score into an expected Dice. Printed: the tables to put into
-``busutils.models.kmeans.WEIGHTS``, the Dice of the choice in grouped cross-validation over the four folds,
-and what a rejection below a score would cost.
+``busutils.models.kmeans.WEIGHTS``, and the Dice of the choice in grouped cross-validation over the four folds.
 
 Usage: python benchmarks/kmeans_weights.py [--root FOLDER] [--images N] [--preset improved|best]
 """
@@ -20,7 +19,7 @@ from scipy.optimize import minimize
 from busutils import datasets, jobs
 from busutils.datasets import resize_mask
 from busutils.models.kmeans import PRESETS, KMeansSegmenter
-from busutils.models.regions import FEATURES
+from busutils.models.regions import FEATURES, Region
 
 PLAIN = (
     "log_area",
@@ -35,6 +34,17 @@ PLAIN = (
 COLUMNS = {"plain": PLAIN, "full": tuple(FEATURES)}
 
 
+def candidate_dice(regions: list[Region], mask: np.ndarray) -> np.ndarray:
+    """Dice of every candidate with the reference, on the candidates' grid."""
+    small = resize_mask(mask, regions[0].shape)
+    dice = []
+    for region in regions:
+        h, w = region.crop.shape
+        inside = small[region.top : region.top + h, region.left : region.left + w]
+        dice.append(2 * np.count_nonzero(inside & region.crop) / (small.sum() + region.area))
+    return np.array(dice)
+
+
 def describe(item: tuple[np.ndarray, np.ndarray], preset: str) -> dict[str, np.ndarray]:
     """Features of all candidates of one image, and the Dice each of them would score."""
     image, mask = item
@@ -43,13 +53,8 @@ def describe(item: tuple[np.ndarray, np.ndarray], preset: str) -> dict[str, np.n
     regions = done.get("regions", [])
     if not regions:
         return {"features": np.zeros((0, len(FEATURES))), "dice": np.zeros(0)}
-    small = resize_mask(mask, regions[0].shape)
-    dice = []
-    for region in regions:
-        h, w = region.crop.shape
-        inside = small[region.top : region.top + h, region.left : region.left + w]
-        dice.append(2 * np.count_nonzero(inside & region.crop) / (small.sum() + region.area))
-    return {"features": np.stack([done["features"][n] for n in FEATURES], axis=1), "dice": np.array(dice)}
+    features = np.stack([done["features"][n] for n in FEATURES], axis=1)
+    return {"features": features, "dice": candidate_dice(regions, mask)}
 
 
 def fit(features: np.ndarray, dice: np.ndarray, image: np.ndarray, penalty: float) -> np.ndarray:
@@ -136,10 +141,6 @@ def main() -> None:
     chosen[image[rows]] = dice[rows]
     by_label = ", ".join(f"{label} {chosen[labels == label].mean():.3f}" for label in np.unique(labels))
     print(f"cross-validated Dice {chosen.mean():.3f} ({by_label}), below 0.1: {(chosen < 0.1).mean():.3f}")
-    expected = 1 / (1 + np.exp(-(slope * scores + intercept)))
-    for level in (0.2, 0.3, 0.4, 0.5, 0.6):
-        left = np.where(expected >= level, dice[rows], 0).sum() / len(parts)
-        print(f"reject below {level}: {np.mean(expected < level):.3f} of the images, Dice {left:.3f}")
     weights = slope * fit(table, dice, image, given.penalty)
     print(f'    "{kind}": {{')
     for name, weight in zip(COLUMNS[kind], weights, strict=True):
