@@ -150,10 +150,16 @@ def _train(args: argparse.Namespace) -> int:
 
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
-    settings = models.UNetSegmenter(epochs=args.epochs, size=args.size, precision=args.precision, seed=args.seed)
+    changes = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "precision", "start", "seed")}
+    settings = models.UNetSegmenter.preset(args.preset, **{k: v for k, v in changes.items() if v is not None})
     fitted = models.fit_on(settings, train, progress=True)
     fitted.save(args.out)
-    print(f"trained on {len(train)} images without fold {args.fold}; threshold {fitted.threshold_:.2f}; {args.out}")
+    if args.log:
+        _write(fitted.history_, args.log)
+    print(
+        f"trained on {len(train)} images without fold {args.fold}; threshold {fitted.threshold_:.2f}, "
+        f"least confidence {fitted.confidence_:.2f}; {args.out}"
+    )
     _print(evaluation.summarise(evaluation.evaluate(fitted, test)))
     return 0
 
@@ -334,11 +340,15 @@ def _parser() -> argparse.ArgumentParser:
     command = add(commands, "train", _train, "train a U-Net on all folds but one")
     _add_dataset(command)
     command.add_argument("--fold", type=int, default=5, help="held out (default 5)")
-    command.add_argument("--epochs", type=int, default=40)
-    command.add_argument("--size", type=int, default=128)
-    command.add_argument("--precision", default="float32", choices=["float32", "mixed_bfloat16", "mixed_float16"])
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--preset", default="light", metavar="NAME", help="light, encoder or classic (default light)")
+    command.add_argument("--epochs", type=int, help="in place of the preset's")
+    command.add_argument("--size", type=int, help="side of the network's square")
+    command.add_argument("--dropout", type=float, help="at the bottleneck")
+    command.add_argument("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"])
+    command.add_argument("--start", metavar="WEIGHTS", help="begin with shipped weights or a file")
+    command.add_argument("--seed", type=int)
     command.add_argument("--out", required=True, metavar="FILE", help="the trained segmenter, .npz")
+    command.add_argument("--log", metavar="CSV", help="loss, validation Dice and seconds of every epoch")
 
     command = add(commands, "evaluate", _evaluate, "score a segmenter, or masks that another program drew")
     _add_dataset(command)

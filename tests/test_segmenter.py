@@ -110,6 +110,14 @@ def test_clean_mask_keeps_what_is_large_enough_and_leaves_its_input_alone():
     assert not clean_mask(np.zeros((4, 4), bool), min_area=0.1).any()
 
 
+def test_doubtful_regions_are_dropped_and_sure_ones_kept():
+    prob = np.zeros((20, 20))
+    prob[2:8, 2:8], prob[12:16, 12:16] = 0.9, 0.6
+    kept = clean_mask(prob >= 0.5, prob=prob, min_confidence=0.8)
+    np.testing.assert_array_equal(kept, prob == 0.9)
+    assert not clean_mask(prob >= 0.5, prob=prob, min_confidence=0.95).any()
+
+
 def damaged(tmp_path, name):
     path = tmp_path / f"{name}.npz"
     header = {"format": 1, "class": "KMeansSegmenter", "params": {"preset": "best"}, "state": {}}

@@ -1,3 +1,9 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -199,3 +205,81 @@ def test_fit_on_trains_once(tmp_path, monkeypatch):
     again = models.fit_on(settings(epochs=1), images, 32, folder=tmp_path)
     for a, b in zip(weights_of(first), weights_of(again), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_killed_training_ends_in_the_same_weights(tmp_path):
+    """The process is killed outright within an epoch, and the same command run again."""
+    train = [sys.executable, "-m", "busutils.cli", "train", "--dataset", "phantom?n=40&size=32", "--size", "32"]
+    train += ["--epochs", "4", "--dropout", "0.3", "--out"]
+
+    def command(name: str) -> dict:
+        environment = {**os.environ, "BUSUTILS_CACHE_DIR": str(tmp_path / name)}
+        return {"args": [*train, str(tmp_path / f"{name}.npz")], "env": environment, "stderr": subprocess.DEVNULL}
+
+    subprocess.run(**command("whole"), check=True, stdout=subprocess.DEVNULL)
+    killed = subprocess.Popen(**command("killed"), stdout=subprocess.DEVNULL)
+    checkpoints = []
+    while not checkpoints and killed.poll() is None:
+        checkpoints = list(tmp_path.glob("killed/trained/UNet*.checkpoint.npz"))
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed.npz").exists()
+    subprocess.run(**command("killed"), check=True, stdout=subprocess.DEVNULL)
+    whole, resumed = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("whole", "killed"))
+    header, other = (json.loads(str(arrays.pop("header"))) for arrays in (whole, resumed))
+    for row in (*header["state"]["history"], *other["state"]["history"]):
+        row.pop("seconds")
+    assert header == other
+    for name, weights in whole.items():
+        np.testing.assert_array_equal(weights, resumed[name])
+
+
+def test_the_least_confidence_silences_normal_images_and_keeps_lesions(discs):
+    images, masks = discs
+    plain = np.clip(60 * np.random.default_rng(1).rayleigh(1, (20, 32, 32)) + 60, 0, 255).astype(np.uint8)
+    images = np.concatenate([images, plain])
+    masks = np.concatenate([masks, np.zeros(plain.shape, bool)])
+    fitted = settings(filters=(8, 16, 32), epochs=6, dropout=0.0, validation_fraction=0.3).fit(images, masks)
+    held_out = fitted.validation_
+    shown = masks.any(axis=(1, 2))
+    assert fitted.confidence_ > 0
+
+    def mean_dice(confidence):
+        fitted.confidence_ = confidence
+        predicted = fitted.predict(images[held_out & shown])
+        return np.mean([metrics.dice(m, p) for m, p in zip(masks[held_out & shown], predicted, strict=True)])
+
+    chosen = fitted.confidence_
+    assert mean_dice(chosen) >= mean_dice(0.0) - 0.003
+    lesions_only = settings(epochs=1).fit(*discs)
+    assert lesions_only.confidence_ == 0  # nothing to gain
+
+
+def test_views_are_averaged_in_place():
+    """A 'network' that answers with the image itself: every view must come back where it was."""
+    from busutils.models.training import mean_of_views
+
+    rows, columns = np.mgrid[:64, :64]
+    squares = np.stack([2 * rows + columns, 3 * columns]).astype(np.uint8)
+    for views in (1, 2, 4):
+        mean = mean_of_views(lambda view: view.astype(np.float32), squares, views)
+        np.testing.assert_allclose(mean[:, 4:-4, 4:-4], squares[:, 4:-4, 4:-4], atol=3)
+    with pytest.raises(ValueError, match="views must be 1, 2 or 4"):
+        mean_of_views(lambda view: view, squares, 3)
+
+
+def test_training_can_begin_with_trained_weights(tiny_unet, discs, tmp_path):
+    path = tiny_unet.save(tmp_path / "before.npz")
+    images, masks = discs
+    same = {"filters": (8, 16, 32), "dropout": 0.1, "epochs": 1}
+    scratch, tuned = (settings(start=start, **same).fit(images, masks) for start in (None, str(path)))
+    assert tuned.history_["loss"][0] < 0.7 * scratch.history_["loss"][0]
+    with pytest.raises(models.WeightsError, match="another network"):
+        settings(start=str(path)).fit(images, masks)
+
+
+def test_presets():
+    assert models.UNetSegmenter.preset("light").get_params() == models.UNetSegmenter().get_params()
+    assert models.UNetSegmenter.preset("encoder", epochs=3).encoder == "efficientnet-lite0"
+    with pytest.raises(ValueError, match="choose one of light, encoder, classic"):
+        models.UNetSegmenter.preset("huge")

@@ -23,14 +23,20 @@ from busutils.datasets.pixels import resize_image, resize_map, resize_mask
 from busutils.models.augment import augment_batch
 from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
 
-__all__ = ["LIGHT", "SEED_NETWORK", "UNetSegmenter", "validation_groups"]
+__all__ = ["PRESETS", "UNetSegmenter", "validation_groups"]
 
 logger = logging.getLogger(__name__)
 
 RECIPE_VERSION = 2  # raised when the same settings would train other weights
 
 LIGHT = (16, 32, 64, 128, 256)  # 1.9 million weights
-SEED_NETWORK = (64, 128, 256, 512, 1024)  # 31 million weights, as in the paper of 2015
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "encoder": {"size": 256, "encoder": "efficientnet-lite0", "learning_rate": 1e-3, "views": 4},
+    # 31 million weights, as in the paper of 2015.
+    "classic": {"filters": (64, 128, 256, 512, 1024)},
+}
 
 THRESHOLDS = np.round(np.arange(0.2, 0.801, 0.05), 2)
 CONFIDENCES = np.round(np.arange(0.0, 0.981, 0.02), 2)
@@ -168,6 +174,35 @@ class UNetSegmenter(Segmenter):
         self.views = views
         self.precision = precision
         self.seed = seed
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> UNetSegmenter:
+        """Return settings by name: ``light`` (the defaults), ``encoder`` (pretrained, 256²) or ``classic`` (of 2015).
+
+        Parameters
+        ----------
+        name : str
+            One of the three.
+        **changes
+            Settings that differ from the preset's.
+
+        Returns
+        -------
+        UNetSegmenter
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset.
+
+        Examples
+        --------
+        >>> UNetSegmenter.preset("encoder", epochs=5).size
+        256
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r} of the U-Net: choose one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
 
     def _build(self) -> Any:
         from busutils.models.engine import precision
