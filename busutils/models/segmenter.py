@@ -378,7 +378,7 @@ class Segmenter(BaseEstimator):
             EOFError,
         ) as error:
             raise WeightsError(wrong) from error
-        for module in ("constant", "kmeans", "training"):  # each makes its method known
+        for module in ("constant", "kmeans", "training", "ensemble"):  # each makes its method known
             importlib.import_module(f"busutils.models.{module}")
         if kind not in Segmenter._classes:
             raise WeightsError(f"{path} holds an unknown method {kind!r}: update busutils")

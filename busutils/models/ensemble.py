@@ -1,0 +1,146 @@
+"""Several U-Nets of one recipe and different seeds, whose mean answer is steadier than each one's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
+from busutils.models.training import UNetSegmenter
+
+__all__ = ["EnsembleSegmenter"]
+
+
+class EnsembleSegmenter(Segmenter):
+    """Mean probability of U-Nets trained on the same images with different seeds.
+
+    Every member sets aside validation groups of its own, chooses its epoch there, and sees what the others set aside:
+    no image of the outer test fold is involved. Threshold and least confidence are the means of the members'.
+
+    Parameters
+    ----------
+    preset : str, default "light"
+        Recipe of the members, see :meth:`UNetSegmenter.preset`.
+    changes : mapping of str to Any, optional
+        Settings of the members that differ from the preset's.
+    members : int, default 3
+        How many.
+    seed : int, default 0
+        Of the first member; the others count upwards.
+
+    Attributes
+    ----------
+    members_ : list of UNetSegmenter
+        The trained members.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel, Blundell 2017, Simple and scalable predictive uncertainty estimation using deep ensembles,
+    NeurIPS, arXiv:1612.01474.
+    """
+
+    supervised: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        preset: str = "light",
+        *,
+        changes: Mapping[str, Any] | None = None,
+        members: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self.preset = preset
+        self.changes = changes
+        self.members = members
+        self.seed = seed
+
+    def _member(self, index: int) -> UNetSegmenter:
+        return UNetSegmenter.preset(self.preset, **{**(self.changes or {}), "seed": self.seed + index})
+
+    @property
+    def size(self) -> int:
+        """Side of the members' square, in pixels."""
+        return self._member(0).size
+
+    def _fit(
+        self,
+        images: list[np.ndarray],
+        masks: list[np.ndarray] | None,
+        *,
+        groups: Sequence[Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Train all members; see :meth:`UNetSegmenter.fit`. A finished member is kept beside the checkpoint."""
+        if self.members < 1:
+            raise ValueError(f"an ensemble needs at least one member, got {self.members}")
+        self.members_ = []
+        finished = []
+        for index in range(self.members):
+            member = self._member(index)
+            if checkpoint is None:
+                self.members_.append(member.fit(images, masks, groups=groups, progress=progress))
+                continue
+            own = Path(checkpoint).with_suffix(f".{index}.npz")
+            # A checkpoint after its last epoch trains nothing more: it is the finished member.
+            self.members_.append(member.fit(images, masks, groups=groups, checkpoint=own, progress=progress))
+            finished.append(own)
+        self._settle()
+        for own in finished:
+            own.unlink(missing_ok=True)
+
+    def _settle(self) -> None:
+        self.threshold_ = np.mean([member.threshold_ for member in self.members_])
+        self.confidence_ = float(np.mean([member.confidence_ for member in self.members_]))
+        self.min_area = self.members_[0].min_area
+
+    def member_proba(self, squares: np.ndarray) -> np.ndarray:
+        """Probability maps of every member.
+
+        Parameters
+        ----------
+        squares : (N, S, S) uint8 ndarray
+            Images at the members' size.
+
+        Returns
+        -------
+        (members, N, S, S) float32 ndarray
+            Their spread tells where the members disagree.
+        """
+        return np.stack([member._square_proba(squares) for member in self.members_])
+
+    def _square_proba(self, squares: np.ndarray) -> np.ndarray:
+        return self.member_proba(squares).mean(axis=0)
+
+    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.confidence_)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {
+            f"m{index:02d}{name}": value
+            for index, member in enumerate(self.members_)
+            for name, value in member._arrays().items()
+        }
+
+    def _set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        self.members_ = []
+        for index in range(self.members):
+            own = {name[3:]: value for name, value in arrays.items() if name.startswith(f"m{index:02d}")}
+            if not own:
+                raise WeightsError(f"member {index + 1} of {self.members} is missing: the file is damaged")
+            member = self._member(index)
+            member._set_arrays(own)
+            self.members_.append(member)
+
+    def _state(self) -> dict[str, Any]:
+        return {"members": [member._state() for member in self.members_]}
+
+    def _set_state(self, state: dict[str, Any]) -> None:
+        for member, own in zip(self.members_, state["members"], strict=True):
+            member._set_state(own)
+            member.fitted_ = True
+        self._settle()
