@@ -9,7 +9,7 @@ import trees
 from scipy import ndimage
 
 from busutils import datasets
-from busutils.datasets import DatasetWarning
+from busutils.datasets import DatasetWarning, phantom
 
 auditing = __import__("sys").modules["busutils.datasets.audit"]
 
@@ -71,7 +71,56 @@ def test_findings_of_single_images(scenes):
     findings = datasets.audit(scenes).images.set_index("id")["findings"]
     assert findings["s5"] == "empty mask" and findings["s6"] == "tiny mask"
     assert "colour overlay" in findings["s7"]
-    assert "bright marks" in findings["s0-marked"] and findings["s1"] == ""
+    assert "burnt-in marks" in findings["s0-marked"] and findings["s1"] == ""
+
+
+def test_burnt_in_marks_of_phantoms_are_told_from_bright_echoes():
+    plain, marked = (
+        np.array(
+            [
+                auditing.burnt_in(phantom.simulate(index, seed=3, scanner=scanner, **marks).image).sum()
+                for scanner in phantom.PRESETS
+                for index in range(6)
+            ]
+        )
+        for marks in ({}, {"text": 1.0})
+    )
+    assert (marked >= auditing._BURNT_PX).mean() >= 0.9 and (plain >= auditing._BURNT_PX).mean() <= 0.15
+
+
+def test_orientation_mark_in_a_corner_is_no_finding():
+    image = speckle(0)
+    image[1:11, 1:12:2] = 255
+    assert auditing.burnt_in(image).sum() == 0
+    image[101:111, 101:112:2] = 255
+    assert auditing.burnt_in(image).sum() >= auditing._BURNT_PX
+
+
+@pytest.mark.parametrize("kind", ["thin box", "yellow text", "grey", "grey as jpeg"])
+def test_colour_overlays_are_told_from_grey_pictures(tmp_path, kind):
+    rgb = np.repeat(speckle(1, (120, 160))[..., None], 3, axis=2)
+    if kind == "thin box":  # the faint window of a Doppler picture
+        rgb[20:80, [30, 120]] = rgb[[20, 80], 30:121] = (110, 110, 70)
+    elif kind == "yellow text":
+        rgb[100:108, 20:60:2] = (250, 250, 20)
+    ending = "jpg" if kind == "grey as jpeg" else "png"
+    trees.save(tmp_path / "images" / f"x.{ending}", rgb)
+    trees.save(tmp_path / "masks" / "x.png", trees.blob((120, 160)))
+    row = datasets.audit(datasets.load("folder", tmp_path)).images.iloc[0]
+    assert ("colour overlay" in row["findings"]) == (row["colour_share"] > 0) == (not kind.startswith("grey"))
+
+
+@pytest.mark.parametrize(("top", "left", "high", "wide"), [(8, 16, 222, 290), (0, 30, 230, 275)])
+def test_a_copy_cut_out_and_stretched_is_found(tmp_path, top, left, high, wide):
+    for seed in range(8):
+        trees.save(tmp_path / "images" / f"s{seed}.png", speckle(seed))
+        trees.save(tmp_path / "masks" / f"s{seed}.png", trees.blob((240, 320)))
+    copy = datasets.resize_image(speckle(3)[top : top + high, left : left + wide], (240, 320))
+    trees.save(tmp_path / "images" / "cut.png", copy)
+    trees.save(tmp_path / "masks" / "cut.png", trees.blob((240, 320)))
+    assert auditing.registration_score(speckle(3), copy) < auditing.SAME_SCENE, "shifts alone do not find it"
+    pairs = datasets.audit(datasets.load("folder", tmp_path)).pairs
+    assert pairs[["id_a", "id_b"]].to_numpy().tolist() == [["cut", "s3"]]
 
 
 def test_broken_file_is_a_finding_not_the_end(scenes):
@@ -104,7 +153,7 @@ def test_small_images_do_not_match_by_chance():
     assert max(scores) < auditing.SAME_SCENE
 
 
-def test_hashes_find_what_full_comparison_finds():
+def test_trees_find_what_full_comparison_finds():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(6000, 64)).astype(np.float32)
     vectors[3000:3200] = vectors[:200] + 0.25 * rng.normal(size=(200, 64)).astype(np.float32)

@@ -1,10 +1,11 @@
 """Near-copies, contradictory labels, broken pairs and burnt-in marks of an image set, as tables.
 
 Near-copies are found in two steps. Small grey thumbnails (whole frame, and parts of it for crops) give each image a few
-candidates: by all dot products for small sets, by sign-of-projection hashes (locality-sensitive hashing, Charikar 2002)
-for large ones, so that time grows as n log n. Each candidate pair is then registered: the speckle and edges of both
+candidates: by all dot products for small sets, by a forest of random projections (Dasgupta and Freund 2008) for large
+ones, so that time grows as n log n. Each candidate pair is then registered: the speckle and edges of both
 frames (band-passed, local contrast normalised) are cross-correlated over all shifts, at equal height and at equal pixel
-size. Another frame of another patient shares no speckle, however alike the layers look.
+size. Another frame of another patient shares no speckle, however alike the layers look. A registration at a quarter of
+the size comes first: it is kept in memory for every image and leaves few pairs for which the files are read again.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import fft, ndimage
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from busutils.datasets.lesions import LesionDataset, read_record
+from busutils.datasets.lesions import LesionDataset, Record, read_record
 from busutils.datasets.pixels import DatasetError, PixelSource, open_picture, read_image, resize_image
 
 #: Pairs that register at least this well are near-copies (chosen on BUSI: every pair above it was looked at).
@@ -35,14 +38,20 @@ SAME_SCENE = 0.355
 SAME_PICTURE = 0.85
 
 _THUMB = 16
-_HEIGHT = 112  # rows of the registered frames
-_ROOM = (192, 288)  # with space to shift
-_NATIVE = 5  # the second registration shrinks both frames by this factor, whatever their height
-_FAIR_AREA = 9000  # pixels of a registered frame below which chance matches grow
-_EXACT_BELOW = 4096  # all dot products are quicker than hashes up to here
-_TABLES = 32
-_WINDOW = 8
+# Pairs below this at a quarter of the size are no near-copies: BUSI's faintest copy has 0.53, simulated copies that were
+# cut out and stretched have 0.38 and more.
+_NEAR = 0.38
+_STRETCHED_NEAR = 0.55  # the same after stretching: strangers reach 0.45
+_STRETCHES = (0.86, 0.93, 1.0, 1.075, 1.16)
+_EXACT_BELOW = 4096  # all dot products are quicker than trees up to here
+_TREES = 24
+_LEAF = 96  # vectors of one leaf are compared in full
+_ALIKE = 0.4
 _TINY = 0.001  # a lesion below this share of its image is called tiny
+# Thresholds set on simulated images with and without calipers and text.
+_BURNT_STEP, _BURNT_LEVEL, _BURNT_PX = 80, 180, 12
+# Channels of a grey picture are equal, or differ by a little after JPEG; the thin box of a Doppler window differs by more.
+_COLOURED, _COLOURED_PX = 20, 50
 _WORKERS = 2
 
 
@@ -88,7 +97,7 @@ def candidate_pairs(
     neighbours : int
         Pairs kept for each row.
     seed : int
-        For the hashes of large sets.
+        For the forest of large sets.
     exact_below : int
         Sets smaller than this are compared in full.
 
@@ -115,55 +124,95 @@ def candidate_pairs(
             near[start : start + 512] = np.argpartition(-likeness, near.shape[1] - 1, axis=1)[:, : near.shape[1]]
         pairs = np.stack([np.repeat(np.arange(n), near.shape[1]), near.ravel()], axis=1)
         return np.unique(np.sort(pairs, axis=1), axis=0)
-    # Signs around the mean direction fill the buckets evenly; a common background would crowd them into one.
+    # Around the mean direction: a common background would make all vectors alike.
     centred = _unit(vectors - vectors.mean(axis=0))
-    bits = int(np.ceil(np.log2(n / 4)))
+    levels = int(np.ceil(np.log2(n / _LEAF)))
     rng = np.random.default_rng(seed)
-    found, scores = [], []
-    for _ in range(_TABLES):
-        planes = rng.normal(size=(centred.shape[1], bits)).astype(np.float32)
-        code = (centred @ planes > 0) @ (1 << np.arange(bits))
-        order = np.argsort(code, kind="stable")
-        for step in range(1, _WINDOW + 1):
-            same = np.flatnonzero(code[order[:-step]] == code[order[step:]])
-            a, b = order[same], order[same + step]
-            for part in range(0, len(a), 65536):
-                i, j = a[part : part + 65536], b[part : part + 65536]
-                likeness = np.einsum("nd,nd->n", centred[i], centred[j])
-                keep = likeness > 0.5
-                found.append(np.sort(np.stack([i[keep], j[keep]], axis=1), axis=1))
-                scores.append(likeness[keep])
-    pairs, first = np.unique(np.concatenate(found), axis=0, return_index=True)
-    if len(pairs) == 0:
-        return np.zeros((0, 2), int)
-    likeness = np.concatenate(scores)[first]
-    # A pair stays when it is among the best of either of its two images.
-    both = np.concatenate([pairs[:, 0], pairs[:, 1]])
-    order = np.lexsort((-np.tile(likeness, 2), both))
-    starts = np.r_[0, np.flatnonzero(np.diff(both[order])) + 1]
+    pairs, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    for _ in range(_TREES):
+        found, alike = [], []
+        # Differences of two members point along the directions in which the set is spread out.
+        a, b = rng.integers(n, size=(2, levels))
+        along = centred @ (centred[a] - centred[b]).T
+        leaves = [np.arange(n)]
+        for level in range(levels):
+            sorted_ = (leaf[np.argsort(along[leaf, level], kind="stable")] for leaf in leaves)
+            leaves = [half for leaf in sorted_ for half in np.array_split(leaf, 2)]
+        with threadpool_limits(1):  # many small products: waking more threads would cost more than it saves
+            for leaf in leaves:
+                leaf.sort()
+                likeness = np.triu(centred[leaf] @ centred[leaf].T, k=1)
+                i, j = np.nonzero(likeness > _ALIKE)
+                found.append(leaf[i] * n + leaf[j])
+                alike.append(likeness[i, j])
+        pairs, scores = _best_of_each(np.concatenate([pairs, *found]), np.concatenate([scores, *alike]), n, neighbours)
+    return np.stack(np.divmod(pairs, n), axis=1)
+
+
+def _best_of_each(pairs: np.ndarray, scores: np.ndarray, n: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep a pair (written a n + b), once, when it is among the best of either of its two members."""
+    pairs, first = np.unique(pairs, return_index=True)
+    scores = scores[first]
+    members = np.concatenate(np.divmod(pairs, n))
+    order = np.lexsort((-np.tile(scores, 2), members))
+    starts = np.r_[0, np.flatnonzero(np.diff(members[order])) + 1]
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     keep = np.zeros(len(pairs), bool)
-    keep[order[rank < neighbours] % len(pairs)] = True
-    return pairs[keep]
+    keep[order[rank < most] % max(len(pairs), 1)] = True
+    return pairs[keep], scores[keep]
 
 
-def _frame(image: np.ndarray, scale: float) -> np.ndarray:
-    """Band-pass a shrunk image, even out its local contrast, put it into a larger empty frame, take the spectrum."""
-    shape = [max(8, round(side * scale)) for side in image.shape]
-    small = resize_image(image, (min(shape[0], _ROOM[0]), min(shape[1], _ROOM[1]))).astype(np.float32)
-    detail = ndimage.gaussian_filter(small, 0.8) - ndimage.gaussian_filter(small, 5)
-    detail /= np.sqrt(ndimage.gaussian_filter(detail * detail, 8)) + 3
+class _Grid(NamedTuple):
+    """How frames are made ready for registration."""
+
+    rows: int  # height of both frames, the first time
+    shrink: int  # factor by which both frames are made smaller, the second time, whatever their height
+    room: tuple[int, int]  # with space to shift
+    blurs: tuple[float, float, float]  # finest and coarsest detail kept, neighbourhood of the local contrast
+    fair_area: int  # pixels of a frame below which chance matches grow
+
+
+_FINE = _Grid(112, 5, (192, 288), (0.8, 5, 8), 9000)
+_COARSE = _Grid(28, 20, (48, 72), (0.5, 2.5, 4), 560)
+
+
+def _detail(image: np.ndarray, scale: tuple[float, float], grid: _Grid) -> np.ndarray:
+    """Speckle and edges of a shrunk image: int8, local contrast evened out."""
+    fine, coarse, around = grid.blurs
+    sides = zip(image.shape, scale, grid.room, strict=True)
+    small = resize_image(image, tuple(min(max(8, round(side * by)), room) for side, by, room in sides))
+    small = small.astype(np.float32)
+    detail = ndimage.gaussian_filter(small, fine) - ndimage.gaussian_filter(small, coarse)
+    detail /= np.sqrt(ndimage.gaussian_filter(detail * detail, around)) + 3
     detail = np.clip(detail, -2.5, 2.5)  # so that burnt-in text does not outweigh tissue
     detail[small < 3] *= 0.3
-    # A small frame matches others by chance: it may only count less than its own area would let it.
-    norm = np.linalg.norm(detail) * max(1.0, np.sqrt(_FAIR_AREA / detail.size))
-    return fft.rfft2(detail / max(norm, 1e-6), s=_ROOM).astype(np.complex64)
+    return np.rint(detail * 50).astype(np.int8)
 
 
-class _Spectra:
-    """Spectra of the images in turn, the last used kept: a large set would not fit into memory."""
+def _details(image: np.ndarray, grid: _Grid) -> list[np.ndarray]:
+    """Speckle and edges at the grid's height, and at its pixel size."""
+    return [_detail(image, (by, by), grid) for by in (grid.rows / image.shape[0], 1 / grid.shrink)]
 
-    def __init__(self, images: Sequence[PixelSource | Path], keep: int = 1500) -> None:
+
+def _spectra(details: Sequence[np.ndarray], grid: _Grid) -> np.ndarray:
+    """Spectra (N, rows, columns) complex64 of details in a larger empty frame."""
+    frames = np.zeros((len(details), *grid.room), np.float32)
+    for frame, detail in zip(frames, details, strict=True):
+        # A small frame matches others by chance: it may only count less than its own area would let it.
+        norm = np.linalg.norm(detail.astype(np.float32)) * max(1.0, np.sqrt(grid.fair_area / detail.size))
+        frame[: detail.shape[0], : detail.shape[1]] = detail / max(norm, 1e-6)
+    return fft.rfft2(frames)
+
+
+def _best_match(first: np.ndarray, second: np.ndarray, grid: _Grid) -> np.ndarray:
+    """Largest cross-correlation over all shifts, for each pair of spectra."""
+    return fft.irfft2(np.conj(first) * second, s=grid.room).max(axis=(-2, -1))
+
+
+class _Frames:
+    """Spectra and shrunk pixels of the images in turn, the last used kept: a large set would not fit into memory."""
+
+    def __init__(self, images: Sequence[PixelSource | Path], keep: int = 500) -> None:
         self.images, self.keep, self.held = images, keep, OrderedDict()
 
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -171,8 +220,9 @@ class _Spectra:
             self.held.move_to_end(index)
             return self.held[index]
         image = read_image(self.images[index])
-        made = _frame(image, _HEIGHT / image.shape[0]), _frame(image, 1 / _NATIVE)
-        self.held[index] = made
+        by = min(1.0, 1.5 * _FINE.rows / image.shape[0])
+        small = resize_image(image, (max(1, round(image.shape[0] * by)), max(1, round(image.shape[1] * by))))
+        made = self.held[index] = _spectra(_details(image, _FINE), _FINE), small
         if len(self.held) > self.keep:
             self.held.popitem(last=False)
         return made
@@ -191,8 +241,36 @@ def registration_score(first: np.ndarray, second: np.ndarray) -> float:
         Largest cross-correlation of speckle and edges over all shifts, at equal height or equal pixel size: 1 for
         the same picture, about 0.13 for unlike ones.
     """
-    spectra = [(_frame(image, _HEIGHT / image.shape[0]), _frame(image, 1 / _NATIVE)) for image in (first, second)]
-    return max(float(fft.irfft2(np.conj(a) * b, s=_ROOM).max()) for a, b in zip(*spectra, strict=True))
+    return float(_best_match(*(_spectra(_details(image, _FINE), _FINE) for image in (first, second)), _FINE).max())
+
+
+def stretched_score(first: np.ndarray, second: np.ndarray) -> float:
+    """Tell how well two images match when one was cut out of the other's scene and stretched.
+
+    Height and width of the second are stretched apart from each other, by up to a sixth: coarsely at a quarter of the
+    size, and where that matches, finely at full size.
+
+    Parameters
+    ----------
+    first, second : (H, W) uint8 ndarray
+
+    Returns
+    -------
+    float
+        As :func:`registration_score`; 0 where the coarse search found nothing.
+    """
+    at = (1.0, 1.0)
+    for grid, steps in ((_COARSE, _STRETCHES), (_FINE, (0.97, 1.0, 1.03))):
+        by = grid.rows / first.shape[0]
+        own = _spectra([_detail(first, (by, by), grid)], grid)
+        by = grid.rows / second.shape[0]
+        stretches = [(at[0] * high, at[1] * wide) for high in steps for wide in steps]
+        others = [_detail(second, (by * high, by * wide), grid) for high, wide in stretches]
+        scores = _best_match(own, _spectra(others, grid), grid)
+        if grid is _COARSE and scores.max() < _STRETCHED_NEAR:
+            return 0.0
+        at = stretches[int(scores.argmax())]
+    return float(scores.max())
 
 
 @dataclass(frozen=True)
@@ -207,11 +285,12 @@ class AuditReport:
         Near-copies, best match first: id_a, id_b, label_a, label_b, group_a, group_b, score, kind
         (``same picture``, ``same scene``), labels_differ, groups_differ.
     images : DataFrame
-        One row an image: id, label, lesion_share, n_masks, bright_marks (pixels), colour_share, findings.
+        One row an image: id, label, lesion_share, n_masks, burnt_px (edges of text and calipers),
+        colour_share, findings.
     groups : Series
         Group of every id after near-copies are joined with the groups the set has.
     n_candidates : int
-        Pairs that were registered.
+        Pairs that were compared.
     """
 
     name: str
@@ -351,43 +430,85 @@ def join_groups(groups: Sequence[str], pairs: np.ndarray) -> list[str]:
     return [lead(group) for group in groups]
 
 
-def _look_at(record) -> tuple[np.ndarray, dict]:
-    """Thumbnails and findings of one image."""
+def burnt_in(image: np.ndarray) -> np.ndarray:
+    """Find the edges of burnt-in text and calipers.
+
+    A drawn stroke rises from one pixel to the next; an echo, however bright, is as wide as the scanner's pulse and beam.
+    The corners are left out: the scanner's own orientation mark sits there in most images of some sets.
+
+    Parameters
+    ----------
+    image : (H, W) uint8 ndarray
+
+    Returns
+    -------
+    (H, W) bool ndarray
+
+    Examples
+    --------
+    >>> image = np.full((64, 64), 60, np.uint8)
+    >>> image[20:30, 32] = 235
+    >>> int(burnt_in(image).sum())
+    10
+    """
+    step = np.diff(image.astype(np.int16), axis=1)
+    edge = np.zeros(image.shape, bool)
+    edge[:, 1:] = step > _BURNT_STEP
+    edge[:, :-1] |= step < -_BURNT_STEP
+    corner = min(image.shape) // 16
+    for rows in (slice(corner), slice(image.shape[0] - corner, None)):
+        edge[rows, :corner] = edge[rows, image.shape[1] - corner :] = False
+    return edge & (image > _BURNT_LEVEL)
+
+
+def _look_at(record: Record) -> tuple[np.ndarray, list[np.ndarray] | None, dict]:
+    """Thumbnails, small details and findings of one image; no details where it cannot be read."""
     try:
         image, mask = read_record(record)
     except DatasetError as err:
-        nothing = {"lesion_share": np.nan, "bright_marks": 0, "colour_share": 0.0}
+        nothing = {"lesion_share": np.nan, "burnt_px": 0, "colour_share": 0.0}
         row = {"id": record.id, "label": record.label, "n_masks": len(record.masks), **nothing}
-        return np.zeros((4, _THUMB * _THUMB), np.float32), {**row, "findings": f"broken: {err}"}
+        return np.zeros((4, _THUMB * _THUMB), np.float32), None, {**row, "findings": f"broken: {err}"}
     findings = []
     share = float(mask.mean())
     if record.label != "normal":
         findings += ["empty mask"] if share == 0 else ["tiny mask"] if share < _TINY else []
     elif share > 0:
         findings.append("normal with a lesion")
-    # Burnt-in text and calipers: nearly white, far above what surrounds them.
-    grey = image.astype(np.float32)
-    marks = int(((grey > 225) & (grey - ndimage.uniform_filter(grey, 15) > 110)).sum())
-    if marks >= 40:
-        findings.append("bright marks")
+    marks = int(burnt_in(image).sum())
+    if marks >= _BURNT_PX:
+        findings.append("burnt-in marks")
     colour = 0.0
     if not isinstance(record.image, PixelSource):
         with open_picture(record.image) as picture:
             if picture.mode not in ("1", "L", "LA", "I", "I;16"):
                 rgb = np.asarray(picture.convert("RGB")).astype(np.int16)
-                colour = float((np.ptp(rgb, axis=2) > 30).mean())
-    if colour > 0.0005:
+                coloured = np.ptp(rgb, axis=2) > _COLOURED
+                colour = float(coloured.mean()) if coloured.sum() >= _COLOURED_PX else 0.0
+    if colour > 0:
         findings.append("colour overlay")
     row = {
         "id": record.id,
         "label": record.label,
         "n_masks": len(record.masks),
         "lesion_share": share,
-        "bright_marks": marks,
+        "burnt_px": marks,
         "colour_share": colour,
         "findings": "; ".join(findings),
     }
-    return thumbnails(image), row
+    return thumbnails(image), _details(image, _COARSE), row
+
+
+def _candidates(small: np.ndarray, *, neighbours: int, seed: int) -> np.ndarray:
+    """Pairs (M, 2) of images whose thumbnails (4, N, D) are alike, in whole or in part."""
+    n = small.shape[1]
+    parts = [candidate_pairs(vectors.astype(np.float32), neighbours=neighbours, seed=seed) for vectors in small]
+    # Parts of one frame against the whole of another: a crop kept only the left, or the right.
+    for part in (1, 2, 3):
+        vectors = np.concatenate([small[0], small[part]]).astype(np.float32)
+        both = candidate_pairs(vectors, neighbours=neighbours, seed=seed) % max(n, 1)
+        parts.append(np.sort(both[both[:, 0] != both[:, 1]], axis=1))
+    return np.unique(np.concatenate(parts), axis=0)
 
 
 def audit(
@@ -409,7 +530,7 @@ def audit(
     neighbours : int
         Candidates of each image, for each kind of thumbnail.
     seed : int
-        For the hashes of large sets.
+        For the forest of large sets.
     progress : bool
         Whether to show a progress bar.
 
@@ -419,18 +540,19 @@ def audit(
     """
     n = len(dataset)
     bar = {"disable": not progress, "leave": False}
+    small = np.zeros((4, n, _THUMB * _THUMB), np.float16)  # half the memory of a large set
+    details, rows = [], []
     with ThreadPoolExecutor(_WORKERS) as pool:
-        seen = list(tqdm(pool.map(_look_at, dataset.records), total=n, desc="reading", **bar))
-    small = np.stack([thumbs for thumbs, _ in seen], axis=1) if n else np.zeros((4, 0, _THUMB * _THUMB), np.float32)
-    images = pd.DataFrame([row for _, row in seen])
-    parts = [candidate_pairs(vectors, neighbours=neighbours, seed=seed) for vectors in small]
-    # Parts of one frame against the whole of another: a crop kept only the left, or the right.
-    for part in (1, 2, 3):
-        both = candidate_pairs(np.concatenate([small[0], small[part]]), neighbours=neighbours, seed=seed) % max(n, 1)
-        parts.append(np.sort(both[both[:, 0] != both[:, 1]], axis=1))
-    pairs = np.unique(np.concatenate(parts), axis=0)
-    broken = images["findings"].str.startswith("broken").to_numpy() if n else np.zeros(0, bool)
-    pairs = pairs[~(broken[pairs].any(axis=1))] if len(pairs) else pairs
+        seen = pool.map(_look_at, dataset.records)
+        for place, (thumbs, detail, row) in enumerate(tqdm(seen, total=n, desc="reading", **bar)):
+            small[:, place] = thumbs
+            details.append(detail)
+            rows.append(row)
+    images = pd.DataFrame(rows)
+    pairs = _candidates(small, neighbours=neighbours, seed=seed)
+    n_candidates = len(pairs)
+    broken = np.array([detail is None for detail in details], bool)
+    pairs = _screen(details, pairs[~broken[pairs].any(axis=1)], bar)
     score = _register([record.image for record in dataset], pairs, bar)
     close = np.flatnonzero(score >= threshold)
     close = close[np.argsort(-score[close], kind="stable")]
@@ -455,19 +577,34 @@ def audit(
     columns += ["score", "kind", "labels_differ", "groups_differ"]
     groups = pd.Series(join_groups(dataset.groups.tolist(), pairs[close]), index=dataset.ids, dtype=object)
     table = pd.DataFrame(rows, columns=columns)
-    return AuditReport(dataset.name, table, images, groups, len(pairs), dataset)
+    return AuditReport(dataset.name, table, images, groups, n_candidates, dataset)
+
+
+def _screen(details: Sequence[list[np.ndarray]], pairs: np.ndarray, bar: dict) -> np.ndarray:
+    """Leave out the pairs that do not even match at a quarter of the size."""
+
+    def near(block: np.ndarray) -> np.ndarray:
+        members, place = np.unique(block, return_inverse=True)
+        first, second = place.reshape(block.shape).T
+        score = np.zeros(len(block), np.float32)
+        for way in (0, 1):
+            spectra = _spectra([details[i][way] for i in members], _COARSE)
+            score = np.maximum(score, _best_match(spectra[first], spectra[second], _COARSE))
+        return block[score >= _NEAR]
+
+    blocks = [pairs[start : start + 1024] for start in range(0, len(pairs), 1024)]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        kept = list(tqdm(pool.map(near, blocks), total=len(blocks), desc="comparing", **bar))
+    return np.concatenate([np.zeros((0, 2), int), *kept])
 
 
 def _register(images: Sequence, pairs: np.ndarray, bar: dict) -> np.ndarray:
     """Registration score of every pair, the spectra of an image used for all its pairs in turn."""
-    spectra = _Spectra(images)
-    score = np.zeros(len(pairs), np.float32)
-    starts = np.flatnonzero(np.r_[True, np.diff(pairs[:, 0]) > 0]) if len(pairs) else []
-    for start, stop in tqdm(list(zip(starts, [*starts[1:], len(pairs)], strict=True)), desc="comparing", **bar):
-        own = spectra(int(pairs[start, 0]))
-        others = [spectra(int(other)) for other in pairs[start:stop, 1]]
-        for way in (0, 1):
-            product = np.conj(own[way]) * np.stack([other[way] for other in others])
-            best = fft.irfft2(product, s=_ROOM, workers=_WORKERS).reshape(len(others), -1).max(axis=1)
-            score[start:stop] = np.maximum(score[start:stop], best)
-    return score
+    frames = _Frames(images)
+
+    def score(pair: np.ndarray) -> float:
+        (first, small_first), (second, small_second) = frames(int(pair[0])), frames(int(pair[1]))
+        shifted = float(_best_match(first, second, _FINE).max())
+        return shifted if shifted >= SAME_SCENE else max(shifted, stretched_score(small_first, small_second))
+
+    return np.array([score(pair) for pair in tqdm(pairs, desc="registering", **bar)], np.float32)

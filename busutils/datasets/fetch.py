@@ -306,7 +306,7 @@ def _from_kaggle(handle: str) -> Path:
     try:
         import kagglehub
     except ImportError:
-        raise _Failed("kagglehub is not installed (pip install kagglehub)") from None
+        raise _Failed("Kaggle's client is missing; install it with: pip install 'busutils[kaggle]'") from None
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as err:  # kagglehub raises many kinds, of many libraries

@@ -121,8 +121,12 @@ def _count(records: list[Record], card: Card, report: Report, missing: Iterable[
         missing = list(missing)
         names = f"; missing: {_name(missing)}" if missing else ""
         more = any(found[label] > n for label, n in card.counts.items())
-        what = "has more images than were published" if more and not missing else "is a partial copy"
-        report.warn("partial copy", card.folder, f"{card.title}: this folder {what} ({', '.join(off)}){names}.")
+        kind, what = "partial copy", "is a partial copy"
+        if not missing and len(records) == card.n_images:
+            kind, what = "other labels", "is complete, but labels some images otherwise than was published"
+        elif not missing and more:
+            kind, what = "more images", "has more images than were published"
+        report.warn(kind, card.folder, f"{card.title}: this folder {what} ({', '.join(off)}){names}.")
 
 
 def read_busi(root: Path, card: Card, report: Report) -> list[Record]:
