@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,21 @@ def test_files_of_one_name_in_two_folders_do_not_overwrite_each_other(tmp_path):
 def test_no_image_is_an_error(tmp_path):
     with pytest.raises(PredictError, match="no image"):
         find_images([tmp_path])
+
+
+@pytest.mark.tf
+def test_an_exported_network_gives_the_same_masks_without_keras(tiny_unet, discs, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    from busutils.app.export import OnnxSegmenter, export_onnx
+
+    segmenter = copy.deepcopy(tiny_unet).set_params(views=4)
+    segmenter.confidence_ = 0.9  # drops some regions
+    images = [image[:30] for image in discs[0][:20]]
+    exported = OnnxSegmenter(str(export_onnx(segmenter, tmp_path / "unet.onnx")))
+    for ours, theirs in zip(segmenter.predict_proba(images), exported.predict_proba(images), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for ours, theirs in zip(segmenter.predict(images), exported.predict(images), strict=True):
+        assert (ours != theirs).mean() < 0.002
 
 
 def test_the_page_can_be_built():

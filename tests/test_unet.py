@@ -257,7 +257,7 @@ def test_the_least_confidence_silences_normal_images_and_keeps_lesions(discs):
 
 def test_views_are_averaged_in_place():
     """A 'network' that answers with the image itself: every view must come back where it was."""
-    from busutils.models.training import mean_of_views
+    from busutils.models.segmenter import mean_of_views
 
     rows, columns = np.mgrid[:64, :64]
     squares = np.stack([2 * rows + columns, 3 * columns]).astype(np.uint8)

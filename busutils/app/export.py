@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from busutils import jobs
-from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
+from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, mean_of_views
 
 __all__ = ["OnnxSegmenter", "export_onnx"]
 
@@ -19,8 +19,8 @@ def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
     """Write a segmenter's network as ONNX, with what else is needed to use it in the file's metadata.
 
     The network takes grey values in [0, 255] as ``(1, size, size, 1)`` float32 (it standardises them itself) and gives
-    probabilities. The metadata entry ``busutils`` holds size, threshold, and the smallest and the least
-    confident region that is kept, as JSON.
+    probabilities. The metadata entry ``busutils`` holds size, threshold, test-time views, and the smallest
+    and the least confident region that is kept, as JSON.
 
     Parameters
     ----------
@@ -55,6 +55,7 @@ def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
         "threshold": segmenter.threshold_,
         "min_area": segmenter.min_area,
         "min_confidence": segmenter.confidence_,
+        "views": segmenter.views,
     }
     with jobs.atomic_path(path) as temporary:
         with quiet_stderr():
@@ -95,6 +96,7 @@ class OnnxSegmenter(Segmenter):
         except Exception as error:  # ONNX Runtime raises classes of its own
             raise WeightsError(f"{path} is not a network exported by busutils: export it again") from error
         self.size, self.min_area = int(about["size"]), float(about["min_area"])
+        self.views = int(about["views"])
         self.threshold_, self.confidence_ = about["threshold"], float(about["min_confidence"])
         self.fitted_ = True
 
@@ -102,6 +104,9 @@ class OnnxSegmenter(Segmenter):
         raise ValueError("an exported network cannot be trained: train a UNetSegmenter and export it")
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
+        return mean_of_views(self._network_proba, squares, self.views)
+
+    def _network_proba(self, squares: np.ndarray) -> np.ndarray:
         name = self.session_.get_inputs()[0].name
         batches = squares[:, None, ..., None].astype(np.float32)
         return np.stack([self.session_.run(None, {name: batch})[0][0, ..., 0] for batch in batches])

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, layer by layer, and its ImageNet weights, read without PyTorch.
+"""Pretrained encoders: EfficientNet-Lite0, layer by layer, its ImageNet weights read without PyTorch; and Keras' own.
 
 References
 ----------
@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import importlib.util
+import inspect
 import pickle
 import struct
 from pathlib import Path
@@ -22,11 +23,12 @@ import numpy as np
 from busutils.models.engine import keras
 from busutils.models.segmenter import WeightsError
 
-__all__ = ["PREFIX", "lite0", "load_imagenet", "read_imagenet"]
+__all__ = ["feature_maps", "lite0", "load_imagenet", "names_of_encoder", "read_imagenet"]
 
 layers = keras.layers
 
-PREFIX = "imagenet_"  # of every layer whose weights come from ImageNet
+PREFIX = "imagenet_"
+LITE0 = "efficientnet-lite0"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # Repeats, kernel, stride, expansion, channels: table 1 of the paper.
@@ -91,22 +93,82 @@ def lite0(image) -> list:
     return features
 
 
-def load_imagenet(network: keras.Model, arrays: dict[str, np.ndarray] | None = None) -> None:
-    """Fill the encoder of a network with the ImageNet weights.
+def feature_maps(image, encoder: str) -> list:
+    """Feature maps of an encoder at strides 2, 4, 8, 16 and 32.
+
+    Parameters
+    ----------
+    image : (N, S, S, 1) Keras tensor
+        Standardised grey values; S a multiple of 32.
+    encoder : str
+        ``efficientnet-lite0``, or a class of ``keras.applications`` such as ``MobileNetV2``, whose weights Keras downloads.
+
+    Returns
+    -------
+    list of Keras tensors
+        Of each size the last one in the network.
+
+    Raises
+    ------
+    ValueError
+        If there is no such encoder, or it does not halve the image five times.
+    """
+    if encoder == LITE0:
+        return lite0(image)
+    layer_of = {layer.output.shape[1]: layer for layer in _application(encoder, None, image).layers}
+    sides = [image.shape[1] >> halvings for halvings in range(1, 6)]
+    if not all(side in layer_of for side in sides):
+        raise ValueError(f"{encoder} does not halve an image five times: choose another encoder")
+    return [layer_of[side].output for side in sides]
+
+
+def _application(encoder: str, weights: str | None, image=None) -> keras.Model:
+    build = getattr(keras.applications, encoder, None)
+    if not inspect.isfunction(build):
+        raise ValueError(
+            f"unknown encoder {encoder!r}: choose {LITE0}, a class of keras.applications such as MobileNetV2, or None "
+            "for a U-Net from scratch"
+        )
+    image = keras.Input((64, 64, 1)) if image is None else image
+    # About [-1, 1], as most of them expect; fine-tuning makes up for the rest.
+    colour = layers.Concatenate(name="colour")([layers.Rescaling(0.5, name="scale")(image)] * 3)
+    plain = {"include_preprocessing": False} if "include_preprocessing" in inspect.signature(build).parameters else {}
+    return build(include_top=False, weights=weights, input_tensor=colour, **plain)
+
+
+def names_of_encoder(network: keras.Model) -> set[str]:
+    """Names of the layers that the bottleneck of a network rests on."""
+    found, todo = set(), [network.get_layer("bottleneck")]
+    while todo:
+        layer = todo.pop()
+        if layer.name not in found and not isinstance(layer, layers.InputLayer):
+            found.add(layer.name)
+            inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+            todo += [tensor._keras_history.operation for tensor in inputs]
+    return found
+
+
+def load_imagenet(network: keras.Model, encoder: str = LITE0) -> None:
+    """Fill the encoder of a network with its ImageNet weights.
 
     Parameters
     ----------
     network : keras.Model
-        Built with :func:`lite0`.
-    arrays : dict of str to ndarray, optional
-        What :func:`read_imagenet` gives; read from the installed package by default.
+        Built with :func:`feature_maps`.
+    encoder : str
+        The same name.
 
     Raises
     ------
     busutils.models.WeightsError
         If the file is missing, not the published one, or does not fit.
     """
-    arrays = read_imagenet() if arrays is None else arrays
+    if encoder != LITE0:
+        for layer in _application(encoder, "imagenet").layers:
+            if layer.weights:
+                network.get_layer(layer.name).set_weights(layer.get_weights())
+        return
+    arrays = read_imagenet()
 
     def norm(name: str) -> list[np.ndarray]:
         return [arrays[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]

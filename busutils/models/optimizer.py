@@ -11,7 +11,7 @@ __all__ = ["RatedAdamW"]
 
 
 class RatedAdamW(keras.optimizers.AdamW):
-    """AdamW in which weights whose layer's name begins with a prefix learn at a share of the common rate.
+    """AdamW in which the weights of some layers learn at a share of the common rate.
 
     A pretrained encoder has little to learn; at the full rate it forgets (Amiri, Brooks & Rivaz 2020,
     doi:10.1109/TUFFC.2020.3015081, fine-tune it rather than freeze it).
@@ -21,7 +21,7 @@ class RatedAdamW(keras.optimizers.AdamW):
     learning_rate : float or keras schedule
         The common rate.
     shares : mapping of str to float
-        Prefix → share of the common rate.
+        Layer's name → share of the common rate.
     **options
         Of :class:`keras.optimizers.AdamW`.
     """
@@ -33,10 +33,7 @@ class RatedAdamW(keras.optimizers.AdamW):
     def build(self, variables: Any) -> None:
         """Prepare for the weights that will be trained; called by Keras."""
         super().build(variables)
-        self._shares = [
-            next((share for prefix, share in self.shares.items() if variable.path.startswith(prefix)), 1.0)
-            for variable in variables
-        ]
+        self._shares = [self.shares.get(variable.path.rpartition("/")[0], 1.0) for variable in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Change one weight; called by Keras."""

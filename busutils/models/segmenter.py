@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,7 +24,7 @@ from sklearn.exceptions import NotFittedError
 from busutils.datasets.pixels import resize_image, resize_map
 from busutils.jobs import atomic_path
 
-__all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "load"]
+__all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "load", "mean_of_views"]
 
 FORMAT_VERSION = 1
 
@@ -141,6 +141,44 @@ def clean_mask(
     if largest:
         keep &= np.arange(len(areas)) == 1 + areas[1:].argmax()
     return keep[regions]
+
+
+def mean_of_views(
+    proba: Callable[[np.ndarray], np.ndarray], squares: np.ndarray, views: int, *, shrink: float = 0.85
+) -> np.ndarray:
+    """Mean probability over test-time views of square images.
+
+    Parameters
+    ----------
+    proba : callable
+        From (N, S, S) uint8 images to (N, S, S) probability maps.
+    squares : (N, S, S) uint8 ndarray
+        Images.
+    views : {1, 2, 4}
+        The image; with its mirror image; both also shrunk.
+    shrink : float, default 0.85
+        Side of the shrunk view, as a share of the whole; its rim repeats the image's border.
+
+    Returns
+    -------
+    (N, S, S) float32 ndarray
+    """
+    if views not in (1, 2, 4):
+        raise ValueError(f"views must be 1, 2 or 4, got {views}")
+    total = proba(squares)
+    if views >= 2:
+        total = total + proba(squares[:, :, ::-1])[:, :, ::-1]
+    if views == 4:
+        side = squares.shape[1]
+        inner = round(side * shrink)
+        before = (side - inner) // 2
+        pads = (before, side - inner - before)
+        small = np.stack([np.pad(resize_image(square, inner), (pads, pads), mode="edge") for square in squares])
+        part = slice(before, before + inner)
+        for step in (1, -1):
+            maps = proba(small[:, :, ::step])[:, :, ::step]
+            total = total + np.stack([resize_map(m, (side, side)) for m in maps[:, part, part]])
+    return total / np.float32(views)
 
 
 class Segmenter(BaseEstimator):

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from busutils import jobs, metrics
-from busutils.datasets.pixels import resize_image, resize_map, resize_mask
+from busutils.datasets.pixels import resize_image, resize_mask
 from busutils.models.augment import augment_batch
-from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
+from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, mean_of_views
 
 __all__ = ["PRESETS", "UNetSegmenter", "validation_groups"]
 
@@ -90,9 +90,9 @@ class UNetSegmenter(Segmenter):
         Side of the network's square, in pixels.
     filters : tuple of int
         Channels at every level, see :func:`busutils.models.unet.unet`.
-    encoder : {None, "efficientnet-lite0"}
-        Take a contracting path that was trained on ImageNet, see :mod:`busutils.models.encoder`. Its size must be a
-        multiple of 32.
+    encoder : str or None
+        Take a contracting path that was trained on ImageNet: ``efficientnet-lite0``, or a class of ``keras.applications``
+        whose weights Keras downloads; see :mod:`busutils.models.encoder`. The size must be a multiple of 32.
     encoder_rate : float, default 0.25
         Learning rate of the encoder's weights, as a share of the others'.
     start : str or None
@@ -226,7 +226,7 @@ class UNetSegmenter(Segmenter):
         elif self.encoder is not None:
             from busutils.models.encoder import load_imagenet
 
-            load_imagenet(network)
+            load_imagenet(network, self.encoder)
         return network
 
     def _fit(
@@ -332,44 +332,6 @@ def network_proba(network: Any, squares: np.ndarray, *, batch: int = 8) -> np.nd
     return probs
 
 
-def mean_of_views(
-    proba: Callable[[np.ndarray], np.ndarray], squares: np.ndarray, views: int, *, shrink: float = 0.85
-) -> np.ndarray:
-    """Mean probability over test-time views of square images.
-
-    Parameters
-    ----------
-    proba : callable
-        From (N, S, S) uint8 images to (N, S, S) probability maps.
-    squares : (N, S, S) uint8 ndarray
-        Images.
-    views : {1, 2, 4}
-        See :class:`UNetSegmenter`.
-    shrink : float, default 0.85
-        Side of the shrunk view, as a share of the whole; its rim repeats the image's border.
-
-    Returns
-    -------
-    (N, S, S) float32 ndarray
-    """
-    if views not in (1, 2, 4):
-        raise ValueError(f"views must be 1, 2 or 4, got {views}")
-    total = proba(squares)
-    if views >= 2:
-        total = total + proba(squares[:, :, ::-1])[:, :, ::-1]
-    if views == 4:
-        side = squares.shape[1]
-        inner = round(side * shrink)
-        before = (side - inner) // 2
-        pads = (before, side - inner - before)
-        small = np.stack([np.pad(resize_image(square, inner), (pads, pads), mode="edge") for square in squares])
-        part = slice(before, before + inner)
-        for step in (1, -1):
-            maps = proba(small[:, :, ::step])[:, :, ::step]
-            total = total + np.stack([resize_map(m, (side, side)) for m in maps[:, part, part]])
-    return total / np.float32(views)
-
-
 class Training:
     """One run of the recipe: network, optimiser and the best weights so far, all of which a checkpoint holds."""
 
@@ -381,7 +343,7 @@ class Training:
         val_images: np.ndarray,
         val_masks: np.ndarray,
     ) -> None:
-        from busutils.models.encoder import PREFIX
+        from busutils.models.encoder import names_of_encoder
         from busutils.models.engine import keras
         from busutils.models.losses import bce_dice_loss
         from busutils.models.optimizer import RatedAdamW
@@ -401,7 +363,7 @@ class Training:
         # Averaging the weights over about one epoch makes the validation score, and so the choice by it, less jumpy.
         self.optimizer = RatedAdamW(
             rate,
-            {PREFIX: segmenter.encoder_rate},
+            dict.fromkeys(names_of_encoder(self.network), segmenter.encoder_rate) if segmenter.encoder else {},
             weight_decay=1e-4,
             use_ema=True,
             ema_momentum=1 - 1 / max(self.steps, 2),

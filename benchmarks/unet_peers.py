@@ -1,0 +1,218 @@
+"""Validation Dice over training time: our light U-Net, the network this project grew from, and MONAI's.
+
+All train on the same images (BUSI, folds 1 to 4 without the validation groups) at 128² and are scored after every epoch on
+the same validation groups, at a threshold of one half; the clock stops while they are scored. Each runs in a process of
+its own, one after the other:
+
+- ``light``: the package's recipe;
+- ``sibling``: 64 to 1024 channels, cross-entropy, Adam at Keras' rate, batches of 16, no augmentation, as its README tells;
+- ``monai``: ``monai.networks.nets.UNet`` with our channels and residual units, ``DiceCELoss``, AdamW 1e-3, batches of 8, flips,
+  rotation, zoom, contrast and noise from MONAI; runs where ``torch`` and ``monai`` are installed (no dependency of ours).
+
+Writes figures/unet_peers.csv, one row an epoch. Time to a Dice that was never reached is a lower bound: the time spent.
+
+Usage: python benchmarks/unet_peers.py light sibling monai [--minutes 20] [--python monai=/path/to/python]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+FIGURES = Path(__file__).parents[1] / "figures"
+SIZE = 128
+LEVELS = (0.5, 0.6, 0.65, 0.7)
+
+Proba = Callable[[np.ndarray], np.ndarray]
+
+
+def epochs_of_light(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Proba, int]]:
+    """Train by the package's recipe; the network that is scored holds the averaged weights."""
+    from busutils import models
+    from busutils.models.training import Training, network_proba
+
+    settings = models.UNetSegmenter(seed=seed)
+    empty = data["images"][:0]
+    training = Training(settings, data["images"], data["masks"], empty, empty.astype(bool))
+    for epoch in range(settings.epochs):
+        training._epoch(epoch)
+        raw = training.network.get_weights()
+
+        def proba(squares: np.ndarray, averaged: list[np.ndarray] = training.best) -> np.ndarray:
+            training.network.set_weights(averaged)
+            return network_proba(training.network, squares)
+
+        yield proba, training.network.count_params()
+        training.network.set_weights(raw)
+
+
+def epochs_of_sibling(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Proba, int]]:
+    """Train the large network plainly."""
+    from busutils.models.engine import keras
+    from busutils.models.training import PRESETS, network_proba
+    from busutils.models.unet import unet
+
+    network = unet(SIZE, **PRESETS["classic"], seed=seed)
+    network.compile("adam", "binary_crossentropy")
+    keras.utils.set_random_seed(seed)
+    images, masks = (data[name][..., None].astype("float32") for name in ("images", "masks"))
+    while True:
+        network.fit(images, masks, batch_size=16, verbose=0)
+        yield (lambda squares: network_proba(network, squares)), network.count_params()
+
+
+def epochs_of_monai(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Proba, int]]:
+    """Train MONAI's network with MONAI's losses and augmentation."""
+    import monai
+    import torch
+
+    monai.utils.set_determinism(seed)
+    network = monai.networks.nets.UNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        channels=(16, 32, 64, 128, 256),
+        strides=(2, 2, 2, 2),
+        num_res_units=2,
+    )
+    loss = monai.losses.DiceCELoss(sigmoid=True)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    keys = ["image", "mask"]
+    change = monai.transforms.Compose(
+        [
+            monai.transforms.RandFlipd(keys, prob=0.5, spatial_axis=1),
+            monai.transforms.RandRotated(keys, range_x=0.26, prob=0.5, mode=["bilinear", "nearest"]),
+            monai.transforms.RandZoomd(keys, min_zoom=0.8, max_zoom=1.25, prob=0.5, mode=["bilinear", "nearest"]),
+            monai.transforms.RandAdjustContrastd("image", prob=0.5, gamma=(0.7, 1.5)),
+            monai.transforms.RandGaussianNoised("image", prob=0.3, std=0.1),
+        ]
+    )
+
+    def prepared(images: np.ndarray) -> torch.Tensor:
+        images = images.astype(np.float32)
+        centred = images - images.mean(axis=(1, 2), keepdims=True)
+        return torch.tensor(centred / (images.std(axis=(1, 2), keepdims=True) + 1e-3))[:, None]
+
+    def proba(squares: np.ndarray) -> np.ndarray:
+        network.eval()
+        with torch.no_grad():
+            maps = [
+                torch.sigmoid(network(prepared(squares[i : i + 8])))[:, 0].numpy() for i in range(0, len(squares), 8)
+            ]
+        return np.concatenate(maps)
+
+    images, masks = prepared(data["images"]), torch.tensor(data["masks"].astype(np.float32))[:, None]
+    rng = np.random.default_rng(seed)
+    while True:
+        network.train()
+        order = rng.permutation(len(images))
+        for start in range(0, len(order), 8):
+            pairs = [change({"image": images[i], "mask": masks[i]}) for i in order[start : start + 8]]
+            optimizer.zero_grad()
+            value = loss(
+                network(torch.stack([torch.as_tensor(p["image"]) for p in pairs])),
+                torch.stack([torch.as_tensor(p["mask"]) for p in pairs]),
+            )
+            value.backward()
+            optimizer.step()
+        yield proba, sum(p.numel() for p in network.parameters())
+
+
+PEERS = {"light": epochs_of_light, "sibling": epochs_of_sibling, "monai": epochs_of_monai}
+
+
+def mean_dice(masks: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean per-image Dice of the images that show a lesion, without any package."""
+    both = (masks & predicted).sum(axis=(1, 2))
+    either = masks.sum(axis=(1, 2)) + predicted.sum(axis=(1, 2))
+    shown = masks.any(axis=(1, 2))
+    return float((2 * both[shown] / either[shown]).mean())
+
+
+def run_here(peer: str, path: str, minutes: float, seed: int) -> None:
+    """Train one peer in this process; print one JSON line an epoch."""
+    with np.load(path) as archive:
+        data = dict(archive)
+    spent, start = 0.0, time.perf_counter()
+    for epoch, (proba, parameters) in enumerate(PEERS[peer](data, seed), 1):
+        spent += time.perf_counter() - start
+        row = {
+            "peer": peer,
+            "epoch": epoch,
+            "seconds": round(spent, 2),
+            "val_dice": round(mean_dice(data["val_masks"], proba(data["val_images"]) >= 0.5), 4),
+            "parameters": parameters,
+            "images_per_second": round(epoch * len(data["images"]) / spent, 2),
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
+        print(json.dumps(row), flush=True)
+        if spent > 60 * minutes:
+            break
+        start = time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("peers", nargs="+", choices=list(PEERS))
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="another interpreter")
+    parser.add_argument("--here", metavar="NPZ", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.here:
+        run_here(given.peers[0], given.here, given.minutes, given.seed)
+        return
+
+    import pandas as pd
+
+    from busutils import datasets, jobs
+    from busutils.models.training import validation_groups
+
+    train, _ = datasets.load("busi").split(5)
+    images, masks = train.load_arrays(SIZE)
+    held_out = validation_groups(train.groups, 0.15, given.seed)
+    path = jobs.cache_dir() / "peers.npz"
+    with jobs.atomic_path(path) as temporary:
+        np.savez(
+            temporary,
+            images=images[~held_out],
+            masks=masks[~held_out],
+            val_images=images[held_out],
+            val_masks=masks[held_out],
+        )
+    interpreters = dict(entry.split("=", 1) for entry in given.python)
+    target = FIGURES / "unet_peers.csv"
+    table = pd.read_csv(target) if target.exists() else pd.DataFrame(columns=["peer"])
+    for peer in given.peers:
+        command = [interpreters.get(peer, sys.executable), __file__, peer, "--here", str(path)]
+        command += ["--minutes", str(given.minutes), "--seed", str(given.seed)]
+        rows = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    rows.append(json.loads(line))
+                    print(line, end="", flush=True)
+        table = pd.concat([table[table["peer"] != peer], pd.DataFrame(rows)], ignore_index=True)
+        with jobs.atomic_path(target) as temporary:
+            table.to_csv(temporary, index=False)
+    for peer, part in table.groupby("peer"):
+        reached = {
+            level: f"{part.loc[part['val_dice'] >= level, 'seconds'].min():.0f} s"
+            if (part["val_dice"] >= level).any()
+            else f"> {part['seconds'].max():.0f} s"
+            for level in LEVELS
+        }
+        print(peer, f"best {part['val_dice'].max():.3f};", "; ".join(f"{k}: {v}" for k, v in reached.items()))
+
+
+if __name__ == "__main__":
+    main()
