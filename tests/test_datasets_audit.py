@@ -205,6 +205,15 @@ def test_check_lists_every_fault_instead_of_stopping(tmp_path):
         assert any(f"benign ({number})" in message for message in fatal)
 
 
+def test_check_names_empty_masks_and_normals_with_a_lesion(tmp_path):
+    root = trees.busi(tmp_path)
+    home = root / "Dataset_BUSI_with_GT"
+    trees.save(home / "benign" / "benign (1)_mask.png", np.zeros((49, 64), bool))
+    trees.save(home / "normal" / "normal (1)_mask.png", trees.blob((49, 72)))
+    found = {(problem.kind, problem.where) for problem in datasets.check("busi", root).problems}
+    assert {("empty mask", "benign (1)"), ("normal with a lesion", "normal (1)")} <= found
+
+
 def test_info_and_catalogue_are_plain_values():
     import json
 

@@ -1,11 +1,14 @@
 """Fetching, against a server on 127.0.0.1: every fault ends clearly, leaves nothing half-written, and heals."""
 
+import dataclasses
 import errno
 import hashlib
 import io
 import multiprocessing
 import stat
+import sys
 import threading
+import types
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,7 +20,7 @@ from busutils.datasets import catalogue
 from busutils.datasets.catalogue import Card, Download
 from busutils.datasets.pixels import DatasetError
 
-fetching = __import__("sys").modules["busutils.datasets.fetch"]
+fetching = sys.modules["busutils.datasets.fetch"]
 
 
 class Server(ThreadingHTTPServer):
@@ -28,6 +31,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.drop_once, self.asked, self.ranges = {}, set(), [], True
+        self.say_once, self.say_then = {}, {}  # an answer (status, Content-Range) to the first, to the second request
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self, path):
@@ -44,6 +48,16 @@ class Handler(BaseHTTPRequestHandler):
         if path not in self.server.files:
             self.send_error(404)
             return
+        if path in self.server.say_once:
+            status, content_range = self.server.say_once.pop(path)
+            self.send_response(status)
+            if content_range:
+                self.send_header("Content-Range", content_range)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if path in self.server.say_then:
+            self.server.say_once[path] = self.server.say_then.pop(path)
         body, start = self.server.files[path], 0
         if wanted and self.server.ranges:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -164,6 +178,60 @@ def test_server_that_ignores_range_starts_over(server, offer, archive, tmp_path)
     assert datasets.fetch("stu", tmp_path, progress=False).is_dir()
 
 
+@pytest.mark.parametrize("fault", ["busy", "changed", "odd range"])
+def test_server_in_trouble_is_asked_again(server, offer, archive, tmp_path, fault):
+    server.files["stu.zip"] = archive
+    offer("stu.zip", checksum=sha256(archive))
+    if fault == "busy":
+        server.say_once["stu.zip"] = (503, None)
+    else:  # what an earlier try left is no beginning of what the server has now
+        server.drop_once.add("stu.zip")
+        server.say_then["stu.zip"] = (416, None) if fault == "changed" else (206, f"bytes 1-9/{len(archive)}")
+    assert datasets.fetch("stu", tmp_path, progress=False).is_dir()
+    assert not left_behind(tmp_path)
+
+
+def test_redirect_to_another_scheme_is_not_followed(server, offer, archive, tmp_path, monkeypatch):
+    server.files["stu.zip"] = archive
+    offer("stu.zip", checksum=sha256(archive))
+    real = fetching.urllib.request.urlopen
+
+    def redirected(*args, **options):
+        answer = real(*args, **options)
+        answer.geturl = lambda: "http://example.org/stu.zip"
+        return answer
+
+    monkeypatch.setattr(fetching.urllib.request, "urlopen", redirected)
+    with pytest.raises(DatasetError, match="only https"):
+        datasets.fetch("stu", tmp_path, progress=False)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("client", ["gives it", "missing", "refuses"])
+def test_kaggle_is_a_mirror(server, offer, tmp_path, monkeypatch, client):
+    def download(handle):
+        assert handle == "someone/stu"
+        if client == "refuses":
+            raise LookupError("no such set")
+        return str(trees.stu(tmp_path / "kaggle"))
+
+    fake = None if client == "missing" else types.SimpleNamespace(dataset_download=download)
+    monkeypatch.setitem(sys.modules, "kagglehub", fake)  # None makes the import fail
+    offer("gone.zip")
+    download_ = Download(name="stu.zip", urls=(server.url("gone.zip"), "kaggle:someone/stu"))
+    monkeypatch.setitem(catalogue.CARDS, "stu", dataclasses.replace(catalogue.CARDS["stu"], downloads=(download_,)))
+    if client == "gives it":
+        assert datasets.fetch("stu", tmp_path / "data", progress=False) == tmp_path / "data" / "Hospital"
+        with pytest.warns(datasets.DatasetWarning, match="4 of 42"):
+            assert len(datasets.load("stu", tmp_path / "data")) == 4
+        assert (tmp_path / "kaggle" / "Hospital").is_dir(), "Kaggle's own copy stays"
+        return
+    said = {"missing": r"pip install 'busutils\[kaggle\]'", "refuses": "Kaggle did not give it .no such set"}[client]
+    with pytest.raises(DatasetError, match=rf"answered 404.*{said}.*By hand"):
+        datasets.fetch("stu", tmp_path / "data", progress=False)
+    assert not (tmp_path / "data" / "Hospital").exists() and not left_behind(tmp_path / "data")
+
+
 def test_missing_file_then_mirror_and_all_missing(server, offer, archive, tmp_path):
     offer("gone.zip", "stu.zip", checksum=sha256(archive))
     with pytest.raises(DatasetError, match=r"answered 404.*answered 404.*By hand"):
@@ -199,23 +267,30 @@ def test_first_download_is_pinned(server, offer, archive, tmp_path):
         datasets.fetch("stu", tmp_path, progress=False)
 
 
-@pytest.mark.parametrize("where", ["announced", "while writing"])
+@pytest.mark.parametrize("where", ["announced", "while downloading", "before unpacking", "while unpacking"])
 def test_full_disk(server, offer, archive, tmp_path, monkeypatch, where):
     server.files["stu.zip"] = archive
     offer("stu.zip", checksum=sha256(archive))
     with monkeypatch.context() as patch:
+        usage = fetching.shutil.disk_usage(tmp_path)
+
+        def full(*args, **options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
         if where == "announced":
-            usage = fetching.shutil.disk_usage(tmp_path)
             patch.setattr(fetching.shutil, "disk_usage", lambda path: usage._replace(free=10))
+            patch.setattr(fetching.Path, "open", full)  # nothing may be written
+        elif where == "while downloading":
+            patch.setattr(fetching.http.client.HTTPResponse, "read", full)
+        elif where == "before unpacking":
+            frees = iter([usage.free, 10])
+            patch.setattr(fetching.shutil, "disk_usage", lambda path: usage._replace(free=next(frees)))
+            patch.setattr(fetching.shutil, "copyfileobj", lambda *args: pytest.fail("it began to unpack"))
         else:
-
-            def full(*args):
-                raise OSError(errno.ENOSPC, "No space left on device")
-
             patch.setattr(fetching.shutil, "copyfileobj", full)
         with pytest.raises(DatasetError, match=r"the disk that holds .* is full"):
             datasets.fetch("stu", tmp_path, progress=False)
-    assert not (tmp_path / "Hospital").exists()
+    assert not (tmp_path / "Hospital").exists() and not list(tmp_path.rglob("*.part"))
     assert datasets.fetch("stu", tmp_path, progress=False).is_dir()
 
 
@@ -248,9 +323,38 @@ def test_unsafe_paths_are_refused(server, offer, archive, tmp_path, name, mode):
         datasets.fetch("stu", dest, progress=False)
     assert not list(tmp_path.rglob("evil.txt")) and not (dest / "Hospital").exists()
     assert not [p for p in (dest / ".downloads").iterdir() if p.is_dir()]
+    server.files["stu.zip"] = archive
+    assert datasets.fetch("stu", dest, progress=False).is_dir()
 
 
-def test_zip_bomb_is_refused(server, offer, tmp_path):
+@pytest.mark.parametrize("limit", ["MAX_FILES", "MAX_UNPACKED_BYTES"])
+def test_archive_beyond_a_limit_is_refused(server, offer, archive, tmp_path, monkeypatch, limit):
+    server.files["stu.zip"] = archive
+    offer("stu.zip")
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, limit, 5)
+        with pytest.raises(DatasetError, match="more than is safe"):
+            datasets.fetch("stu", tmp_path, progress=False)
+    assert not (tmp_path / "Hospital").exists()
+    assert datasets.fetch("stu", tmp_path, progress=False).is_dir()
+
+
+def test_archive_that_is_broken_inside_is_fetched_anew(server, offer, archive, tmp_path):
+    bad = bytearray(archive)
+    with zipfile.ZipFile(io.BytesIO(archive)) as pack:
+        first = pack.infolist()[0]
+    place = first.header_offset + 30 + len(first.filename) + first.file_size // 2
+    bad[place] ^= 0xFF  # its checksum inside the archive is wrong now
+    server.files["stu.zip"] = bytes(bad)
+    offer("stu.zip")
+    with pytest.raises(DatasetError, match=r"stu.zip is broken .*fetch it again"):
+        datasets.fetch("stu", tmp_path, progress=False)
+    assert not (tmp_path / "Hospital").exists() and not left_behind(tmp_path)
+    server.files["stu.zip"] = archive  # nor is the broken one what later downloads are held against
+    assert datasets.fetch("stu", tmp_path, progress=False).is_dir()
+
+
+def test_zip_bomb_is_refused(server, offer, archive, tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as pack:
         pack.writestr("Hospital/zeros", bytes(5_000_000))
@@ -259,6 +363,8 @@ def test_zip_bomb_is_refused(server, offer, tmp_path):
     with pytest.raises(DatasetError, match="more than is safe"):
         datasets.fetch("stu", tmp_path, progress=False)
     assert not (tmp_path / "Hospital").exists()
+    server.files["stu.zip"] = archive
+    assert datasets.fetch("stu", tmp_path, progress=False).is_dir()
 
 
 def test_only_https_beyond_this_machine(offer, monkeypatch, tmp_path):

@@ -1,14 +1,16 @@
 """Readers on made-up trees: each quirk of a card is handled and reported."""
 
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
+import scipy.io
 import trees
 from PIL import Image
 
 from busutils import datasets
-from busutils.datasets import DatasetError, DatasetWarning
+from busutils.datasets import DatasetError, DatasetWarning, readers
 
 
 def load(key, root=None, **options):
@@ -72,6 +74,8 @@ def test_busi_joins_masks_and_groups_one_scene_under_two_labels(tmp_path):
     _, mask = data.load_native(four)
     parts = [datasets.read_mask(path) > 127 for path in data[four].masks]
     assert (mask == np.logical_or.reduce(parts)).all() and mask.sum() > parts[0].sum()
+    squares = [datasets.resize_mask(part, 32) for part in parts]
+    assert (data.load_arrays(32, use_cache=False)[1][four] == np.logical_or.reduce(squares)).all()
     twins = [record for record in data if record.id in ("benign (433)", "malignant (145)")]
     assert twins[0].group == twins[1].group and twins[0].label != twins[1].label
     assert all("same pixels under two labels" in record.notes[0] for record in twins)
@@ -94,6 +98,22 @@ def test_busi_image_without_mask_raises_but_a_mask_without_image_warns(tmp_path)
         load("busi", root)
 
 
+def test_busi_normal_image_without_a_mask_counts_as_empty(tmp_path):
+    root = trees.busi(tmp_path)
+    home = root / "Dataset_BUSI_with_GT"
+    (home / "normal" / "normal (1)_mask.png").unlink()
+    with pytest.warns(DatasetWarning, match=r"normal \(1\).png has no mask; as a normal image it counts as empty"):
+        data = datasets.load("busi", root)
+    assert not data.load_native(data.ids.tolist().index("normal (1)"))[1].any()
+
+
+def test_busi_file_of_another_name_is_left_out_and_said_so(tmp_path):
+    root = trees.busi(tmp_path)
+    trees.save(root / "Dataset_BUSI_with_GT" / "benign" / "holiday.png", trees.picture())
+    with pytest.warns(DatasetWarning, match=r"holiday.png does not follow BUSI's naming"):
+        assert len(datasets.load("busi", root)) == 12
+
+
 def test_stu_larger_masks_are_averaged_not_sampled(tmp_path):
     data = load("stu", trees.stu(tmp_path))
     assert data.ids.tolist() == ["Test_Image_1", "Test_Image_2", "Test_Image_3", "Test_Image_4"]
@@ -101,6 +121,24 @@ def test_stu_larger_masks_are_averaged_not_sampled(tmp_path):
     assert mask.shape == (32, 32)
     level = np.asarray(Image.open(data[0].masks[0])).reshape(32, 4, 32, 4).mean(axis=(1, 3)) / 255
     assert (mask == (level >= 0.5)).all()
+    assert not data.load_native(2)[1][:, 0].any(), "a thin line of a larger mask is averaged away"
+    small = data.load_arrays(16, use_cache=False)[1]
+    assert small[1].any() and not small[1, 0, 0], "an anti-aliased mask of the image's own size is averaged too"
+
+
+def test_bus_bra_folds_are_the_sets_own(tmp_path):
+    data = load("bus-bra", trees.bus_bra(tmp_path, leave_out=("bus_0003-s",)))
+    own = datasets.shipped_folds("bus-bra").loc[data.ids, "fold"]
+    assert data.folds().tolist() == own.tolist() and own.nunique() > 1
+
+
+def test_bus_bra_lossy_images_are_reported(tmp_path):
+    root = trees.bus_bra(tmp_path)
+    image = root / "BUSBRA" / "Images" / "bus_0001-l.png"
+    trees.save(image.with_suffix(".webp"), datasets.read_image(image))
+    image.unlink()
+    with pytest.warns(DatasetWarning, match="1 images are lossy copies"):
+        assert "bus_0001-l" in datasets.load("bus-bra", root).ids
 
 
 def test_bus_bra_groups_are_cases_and_missing_images_are_named(tmp_path):
@@ -110,8 +148,11 @@ def test_bus_bra_groups_are_cases_and_missing_images_are_named(tmp_path):
     assert data.groups.tolist() == ["1", "1", "3", "4", "4"]
     assert data[0].extras["birads"] == "4"
     (root / "BUSBRA" / "bus_data.csv").unlink()  # cases and labels then come from the shipped folds
-    with pytest.warns(DatasetWarning, match="bus_0003-s.png is not listed"):
+    with pytest.warns(DatasetWarning) as caught:
         assert datasets.load("bus-bra", root).groups.tolist() == ["1", "1", "4", "4"]
+    said = " ".join(str(w.message) for w in caught)
+    assert "bus_0003-s.png is not listed" in said
+    assert "bus_data.csv is missing; labels and cases come from the shipped folds" in said
 
 
 def test_bus_uclm_colours_sizes_patients_and_table(tmp_path):
@@ -130,17 +171,19 @@ def test_bus_uclm_colours_sizes_patients_and_table(tmp_path):
     assert by_id["CHCO_000"].group == by_id["CHVI_000"].group
     assert by_id["XXAA_000"].group == by_id["XXBB_000"].group
     assert by_id["ALWI_000"].group == by_id["ALWI_001"].group == "ALWI"
-    assert by_id["VITR_000"].notes == ("doppler",)
+    assert by_id["VITR_000"].notes == ("doppler",) and by_id["ANFO_000"].notes == ("marks",)
     next(root.rglob("INFO.csv")).unlink()
-    without = {record.id: record.label for record in load("bus-uclm", root)}
-    assert without == {id_: record.label for id_, record in by_id.items()}
+    with pytest.warns(DatasetWarning, match=r"INFO.csv is missing; labels come from mask colours"):
+        without = list(datasets.load("bus-uclm", root))
+    assert {record.id: record.label for record in without} == {id_: record.label for id_, record in by_id.items()}
+    assert all(record.notes == ("label from the colour of the mask",) for record in without)
 
 
 def test_breast_workbook_spacing_further_lesions_and_normals(tmp_path):
     root = trees.breast(tmp_path)
     data = load("breast", root)
     assert data.labels.tolist() == ["benign", "malignant", "normal"]
-    assert data[0].mm_per_px == pytest.approx(0.0793)
+    assert data[0].mm_per_px == pytest.approx(0.0793) and data[1].mm_per_px == pytest.approx(0.1)
     assert data[1].notes == ("2 masks joined",) and data[2].masks == ()
     image, _ = data.load_native(0)
     assert (image == trees.picture(seed=0)).all(), "transparency must not darken the image"
@@ -150,12 +193,45 @@ def test_breast_workbook_spacing_further_lesions_and_normals(tmp_path):
     (root / "BrEaST-Lesions_USG-images_and_masks" / "case045.png").unlink()
     with pytest.warns(DatasetWarning, match="no workbook of cases"):
         assert set(datasets.load("breast", root).labels) == {"unknown"}
+    trees.save(root / "BrEaST-Lesions_USG-images_and_masks" / "case099_tumor.png", trees.blob())
+    with pytest.warns(DatasetWarning, match=r"case099_tumor.png is a mask without its image"):
+        assert "case099" not in datasets.load("breast", root).ids
+
+
+def test_workbooks_of_other_programs_too_large_ones_and_broken_ones(tmp_path, monkeypatch):
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    cells = '<c r="A1" t="inlineStr"><is><t>ca</t><t>se</t></is></c><c r="C1"><v>7</v></c>'
+    with zipfile.ZipFile(tmp_path / "inline.xlsx", "w") as book:
+        sheet = f'<worksheet xmlns="{main}"><sheetData><row r="1">{cells}</row></sheetData></worksheet>'
+        book.writestr("xl/worksheets/sheet1.xml", sheet)
+    assert readers.read_xlsx(tmp_path / "inline.xlsx") == [["case", "", "7"]]
+    (tmp_path / "broken.xlsx").write_bytes(b"PK no workbook")
+    with pytest.raises(DatasetError, match=r"broken.xlsx is not a workbook that can be read"):
+        readers.read_xlsx(tmp_path / "broken.xlsx")
+    monkeypatch.setattr(readers, "_MAX_TABLE_BYTES", 10)
+    with pytest.raises(DatasetError, match="too large for a table of cases"):
+        readers.read_xlsx(tmp_path / "inline.xlsx")
 
 
 @pytest.mark.parametrize("table", ["xlsx", "txt", None])
 def test_udiat_classes_come_from_any_list(tmp_path, table):
     data = load("udiat", trees.udiat(tmp_path, table=table))
     assert data.labels.tolist() == (["benign", "malignant", "benign"] if table else ["unknown"] * 3)
+    if table is None:
+        assert any("no list of classes" in message and "labels are unknown" in message for message in data.warnings)
+
+
+def test_udiat_copy_that_counts_its_classes_otherwise_is_no_partial_copy(tmp_path):
+    home = trees.udiat(tmp_path, table=None) / "BUS"
+    for number in range(4, 164):
+        trees.save(home / "original" / f"{number:06d}.png", trees.picture((8, 8)))
+        trees.save(home / "GT" / f"{number:06d}.png", trees.blob((8, 8)))
+    kinds = ["Benign"] * 110 + ["Malignant"] * 53
+    (home / "classes.csv").write_text("\n".join(f"{k},{kind}" for k, kind in enumerate(kinds, 1)))
+    report = datasets.check("udiat", tmp_path)
+    assert [problem.kind for problem in report.problems if "published" in problem.message] == ["other labels"]
+    (home / "original" / "000163.png").unlink()
+    assert "partial copy" in {problem.kind for problem in datasets.check("udiat", tmp_path).problems}
 
 
 def test_oasbud_b_mode_views_and_groups(tmp_path):
@@ -166,12 +242,43 @@ def test_oasbud_b_mode_views_and_groups(tmp_path):
     image, mask = data.load_native(0)
     assert image.shape == (200, 30) and image.max() == 255
     assert image[mask].mean() > image[~mask].mean() + 20, "four times the amplitude is 12 dB brighter"
+    other, other_mask = data.load_native(1)
+    assert (other != image).any() and (other_mask != mask).any(), "the second view is another frame"
     first = data.load_arrays(16)
     again = data.load_arrays(16)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     trees.cut_short(tmp_path / "OASBUD" / "OASBUD.mat", 0.4)
     with pytest.raises(DatasetError, match=r"OASBUD.mat.*cut short"):
         load("oasbud", tmp_path)
+
+
+def test_b_mode_is_the_envelope_in_decibels():
+    waves = np.cos(np.arange(400) * 0.9)[:, None] * 10 ** (np.array([0, -20, -40, -60]) / 20)
+    image = readers.b_mode((waves * 1e6).astype(np.int32))[20:-20]  # the ends of a cut wave have no envelope
+    assert np.ptp(image, axis=0).max() <= 6, "the wave itself is gone"
+    level = image.mean(axis=0)
+    assert -np.diff(level)[:2] == pytest.approx(255 * 20 / 50, abs=2), "50 dB span the grey levels"
+    assert level[0] > 240 and level[3] == 0
+
+
+def test_oasbud_ids_that_occur_twice_and_masks_of_another_size(tmp_path):
+    trees.oasbud(tmp_path)
+    file = tmp_path / "OASBUD" / "OASBUD.mat"
+    data = scipy.io.loadmat(file)["data"]
+    data[0, 1]["id"] = "22rw"
+    data[0, 1]["roi2"] = np.ones((5, 5))
+    scipy.io.savemat(file, {"data": data})
+    with pytest.warns(DatasetWarning, match="22rw-2, view 2: image and mask differ in size; left out"):
+        records = datasets.load("oasbud", tmp_path)
+    assert records.ids.tolist() == ["22rw-1_1", "22rw-1_2", "22rw-2_1"]
+
+
+def test_bus_uc_equal_files_share_a_group(tmp_path):
+    home = trees.bus_uc(tmp_path) / "BUS_UC"
+    (home / "Malignant" / "images" / "002.png").write_bytes((home / "Benign" / "images" / "001.png").read_bytes())
+    with pytest.warns(DatasetWarning, match="benign-001 = malignant-002"):
+        data = datasets.load("bus-uc", tmp_path)
+    assert data.groups[3] == data.groups[0] != data.groups[1]
 
 
 def test_bus_uc_does_not_read_doubles_and_keeps_ids_apart(tmp_path):
@@ -191,6 +298,20 @@ def test_plain_folder(tmp_path, flat):
     assert (mask == trees.blob()).all()
 
 
+def test_plain_folder_says_what_is_wrong(tmp_path):
+    root = trees.folder(tmp_path)
+    (root / "labels.csv").write_text("id,label\nx0,cancer\n")
+    with pytest.raises(DatasetError, match="label 'cancer' of x0 is none of benign"):
+        load("folder", root)
+    (root / "labels.csv").write_text("name,label\nx0,benign\n")
+    with pytest.raises(DatasetError, match="has no column 'id'"):
+        load("folder", root)
+    (root / "labels.csv").unlink()
+    (root / "masks" / "x1.png").unlink()
+    with pytest.raises(DatasetError, match=r"x1.jpg has no mask: put one of the same name into masks/"):
+        load("folder", root)
+
+
 def test_broken_pictures_and_masks_of_another_size_name_the_file(tmp_path):
     root = trees.busi(tmp_path)
     home = root / "Dataset_BUSI_with_GT" / "benign"
@@ -203,6 +324,9 @@ def test_broken_pictures_and_masks_of_another_size_name_the_file(tmp_path):
     trees.save(home / "benign (1).png", trees.picture((49, 64)))
     trees.save(home / "benign (1)_mask.png", trees.blob((20, 64)))
     with pytest.raises(DatasetError, match=r"benign \(1\)_mask.png has 20 x 64 .* image has 49 x 64"):
+        load("busi", root).load_native(0)
+    trees.save(home / "benign (1)_mask.png", trees.blob((24, 32)))
+    with pytest.raises(DatasetError, match="has 24 x 32"):  # smaller, though of the same proportions
         load("busi", root).load_native(0)
     trees.save(home / "benign (1)_mask.png", trees.blob((48, 65)), "1")  # a pixel off is rounding
     assert load("busi", root).load_native(0)[1].shape == (49, 64)

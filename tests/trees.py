@@ -69,14 +69,20 @@ def busi(root: Path, *, n=3) -> Path:
 
 
 def stu(root: Path, *, n=4) -> Path:
-    """STU-Hospital: masks four times as large as their image, anti-aliased; one of the same size."""
+    """STU-Hospital: masks four times as large as their image, anti-aliased; one of the same size; one two-valued."""
     home = root / "Hospital"
     for number in range(1, n + 1):
         save(home / f"Test_Image_{number}.png", picture((32, 32), number))
         side = 32 if number == 2 else 128
         sharp = Image.fromarray(blob((256, 256)).astype(np.uint8) * 255)
         soft = sharp.resize((side, side), Image.Resampling.BOX)
-        save(home / f"mask_{number}.png", np.asarray(soft))
+        level = np.array(soft)
+        if number == 2:
+            level[1, 1] = 200  # a speck that nearest neighbour would keep
+        if number == 3:
+            level = np.where(level > 127, 255, 0).astype(np.uint8)
+            level[:, 2] = 255  # a line that nearest neighbour would keep
+        save(home / f"mask_{number}.png", level)
     return root
 
 
@@ -105,7 +111,8 @@ def _coloured(mask: np.ndarray, label: str) -> np.ndarray:
 
 
 def bus_uclm(root: Path, *, info=True) -> Path:
-    """BUS-UCLM: colour-coded masks, a table with ; and byte-order mark, crops, images of two patients."""
+    """BUS-UCLM: colour-coded masks, a table with ; and byte-order mark, crops, two names of one patient, an image
+    under two patients, Doppler and burnt-in marks."""
     home = root / "BUS-UCLM Breast ultrasound lesion segmentation dataset" / "BUS-UCLM"
     labels = {
         "ALWI_000": "benign",
@@ -121,11 +128,12 @@ def bus_uclm(root: Path, *, info=True) -> Path:
     lines = ["Image;Doppler;Marks;Label"]
     for k, (id_, label) in enumerate(labels.items()):
         shape = (40, 40) if id_.startswith("HESN") else (48, 64)
-        seed = {"CHVI_000": 3, "XXBB_000": 7}.get(id_, k)  # the same image under two patients
+        seed = {"XXBB_000": 7}.get(id_, k)  # the same image under two patients
         rgb = np.repeat(picture(shape, seed)[..., None], 3, axis=2)
         save(home / "images" / f"{id_}.png", rgb)
         save(home / "masks" / f"{id_}.png", _coloured(blob(), label))
-        lines.append(f"{id_}.png;{'Yes' if id_ == 'VITR_000' else 'No'};No;{label.capitalize()}")
+        doppler, marks = ("Yes" if id_ == which else "No" for which in ("VITR_000", "ANFO_000"))
+        lines.append(f"{id_}.png;{doppler};{marks};{label.capitalize()}")
     if info:
         (home / "INFO.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     return root
@@ -160,7 +168,7 @@ def workbook(path: Path, rows: list[list]) -> Path:
 
 
 def breast(root: Path, *, table=True) -> Path:
-    """BrEaST: transparency, masks of further lesions, a normal case, spacing in centimetres."""
+    """BrEaST: transparency, masks of further lesions, a normal case, spacing in centimetres, once with a comma."""
     home = root / "BrEaST-Lesions_USG-images_and_masks"
     for k, id_ in enumerate(("case001", "case002", "case045")):
         alpha = np.stack([picture(seed=k), np.full((48, 64), 200, np.uint8)], axis=-1)
@@ -173,7 +181,7 @@ def breast(root: Path, *, table=True) -> Path:
     header = ["CaseID", *files, "Pixel_size", "BIRADS", "Classification"]
     rows = [
         [1, "case001.png", "case001_tumor.png", None, 0.00793, "4a", "benign"],
-        [2, "case002.png", "case002_tumor.png", "case002_other1.png", 0.01, "5", "malignant"],
+        [2, "case002.png", "case002_tumor.png", "case002_other1.png", "0,01", "5", "malignant"],
         [45, "case045.png", None, None, 0.01, "1", "normal"],
     ]
     if table:
@@ -198,7 +206,8 @@ def udiat(root: Path, *, table="xlsx") -> Path:
 
 
 def oasbud(root: Path) -> Path:
-    """OASBUD: two lesions of two views each as radio-frequency lines; a lesion brighter in the middle."""
+    """OASBUD: two lesions of two views each as radio-frequency lines; a lesion brighter in the middle, in the second
+    view on the left; more samples in depth than lines."""
     fields = [(name, object) for name in ("id", "rf1", "rf2", "roi1", "roi2", "birads", "class")]
     data = np.zeros((1, 2), dtype=fields)
     rng = np.random.default_rng(0)
@@ -206,7 +215,7 @@ def oasbud(root: Path) -> Path:
         for view in (1, 2):
             shape = (200 + 10 * k, 30)
             wave = np.sin(np.arange(shape[0]) * 0.9)[:, None] * rng.normal(size=shape) * 500
-            roi = blob(shape)
+            roi = blob(shape, (0.5, 0.5 if view == 1 else 0.3))
             data[0, k][f"rf{view}"] = (wave * np.where(roi, 4, 1)).astype(np.int16)
             data[0, k][f"roi{view}"] = roi
         data[0, k]["id"] = f"{22 + k}rw"

@@ -126,19 +126,26 @@ def _fetch_all(about: Card, store: Path, final: Path, progress: bool) -> Path:
             if isinstance(file, Path) and file.is_dir():
                 shutil.copytree(file, fresh, dirs_exist_ok=True)  # a finished folder, from Kaggle
             elif download.unpack:
-                unpack(file, fresh)
-                kept.append(file)
+                try:
+                    unpack(file, fresh)
+                except DatasetError:
+                    file.unlink()  # so that the next try downloads it anew
+                    raise
+                kept.append((download, file))
             else:
                 place = fresh / (download.into or about.folder)
                 place.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, place / download.name)
-                kept.append(file)
+                kept.append((download, file))
         home = _published_folder(fresh, about)
         # One rename: a reader sees all of the set, or nothing.
         if final.exists():
             final.rmdir()
         os.replace(home, final)
-        for file in kept:
+        for download, file in kept:
+            # Not before all went well: a broken first download must not be what later ones are held against.
+            if not download.checksum:
+                _pin(store, download.name, f"sha256:{pooch.file_hash(str(file))}")
             file.unlink(missing_ok=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -197,8 +204,6 @@ def _download(about: Card, download: Download, store: Path, progress: bool) -> P
             if download.unpack and not zipfile.is_zipfile(part):
                 part.unlink()
                 raise _Failed("it is no zip archive")
-            if not wanted:
-                _pin(store, download.name, f"sha256:{pooch.file_hash(str(part))}")
             os.replace(part, ready)
             return ready
         except _Failed as err:
@@ -358,5 +363,4 @@ def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
                 with pack.open(member) as source, place.open("wb") as stream:
                     shutil.copyfileobj(source, stream, _BLOCK)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as err:
-        archive.unlink(missing_ok=True)
         raise DatasetError(f"{archive.name} is broken ({err}); fetch it again.") from None

@@ -120,11 +120,10 @@ def _count(records: list[Record], card: Card, report: Report, missing: Iterable[
     if off:
         missing = list(missing)
         names = f"; missing: {_name(missing)}" if missing else ""
-        more = any(found[label] > n for label, n in card.counts.items())
         kind, what = "partial copy", "is a partial copy"
         if not missing and len(records) == card.n_images:
             kind, what = "other labels", "is complete, but labels some images otherwise than was published"
-        elif not missing and more:
+        elif not missing and len(records) > card.n_images:
             kind, what = "more images", "has more images than were published"
         report.warn(kind, card.folder, f"{card.title}: this folder {what} ({', '.join(off)}){names}.")
 
