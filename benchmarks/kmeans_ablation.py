@@ -3,8 +3,8 @@
 Nothing is tuned here: every constant was set before, on BUS-BRA's folds 1 to 4 and on phantoms
 (kmeans_weights.py, kmeans_constants.py, kmeans_presence.py). BUSI's scores were looked at four times: three times
 while the method was built, and once, for the table this script writes, after constants and rejection were fixed. The
-weights of the choice were fitted to candidates of exact K-Means on grey levels, so that other clusterers start with a
-small handicap.
+weights of choice and rejection were fitted to candidates of exact K-Means on grey levels after all steps of `best`,
+so that other clusterers, and `best` with a step less, start with a handicap and reject more.
 
 Comparisons come from their libraries: K-Means on vectors (scikit-learn), multi-Otsu, SLIC and the random walker
 (scikit-image), fuzzy c-means (scikit-fuzzy), GrabCut (OpenCV). Multi-Otsu maximises the variance between classes,
