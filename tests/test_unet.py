@@ -250,7 +250,7 @@ def test_the_least_confidence_silences_normal_images_and_keeps_lesions(discs):
         return np.mean([metrics.dice(m, p) for m, p in zip(masks[held_out & shown], predicted, strict=True)])
 
     chosen = fitted.confidence_
-    assert mean_dice(chosen) >= mean_dice(0.0) - 0.003
+    assert mean_dice(chosen) >= mean_dice(0.0) - 0.005
     lesions_only = settings(epochs=1).fit(*discs)
     assert lesions_only.confidence_ == 0  # nothing to gain
 
@@ -283,3 +283,25 @@ def test_presets():
     assert models.UNetSegmenter.preset("encoder", epochs=3).encoder == "efficientnet-lite0"
     with pytest.raises(ValueError, match="choose one of light, encoder, classic"):
         models.UNetSegmenter.preset("huge")
+
+
+def test_several_devices_train_one_network(tmp_path):
+    """Two logical processors stand for two graphics cards; TensorFlow fixes its devices when it starts."""
+    code = """
+import sys, tensorflow
+whole = tensorflow.config.list_physical_devices("CPU")[0]
+tensorflow.config.set_logical_device_configuration(whole, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
+from busutils.models.engine import across_devices
+from busutils.cli import main
+with across_devices():
+    assert tensorflow.distribute.get_strategy().num_replicas_in_sync == 2
+sys.exit(main(["train", "--dataset", "phantom?n=20&size=32", "--size", "32", "--epochs", "2", "--out", sys.argv[1]]))
+"""
+    environment = {
+        **os.environ,
+        "BUSUTILS_CACHE_DIR": str(tmp_path),
+        "BUSUTILS_DEVICES": "CPU:0,CPU:1",
+    }
+    path = tmp_path / "two.npz"
+    subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True, capture_output=True)
+    assert models.load(path).predict_proba([np.zeros((32, 32), np.uint8)])[0].shape == (32, 32)

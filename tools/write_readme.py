@@ -1,7 +1,7 @@
 """Write the README's tables from the CSV files they come from.
 
-``python tools/write_readme.py --busi build`` first collects the numbers of a run of the lessons on BUSI
-(``busutils lessons run --dataset busi --out build``), ``--lessons build`` those of a run on simulated images.
+``python tools/write_readme.py --lessons build`` first collects the minutes of a run of the lessons. The results come from
+``busutils benchmark --dataset busi --out figures/busi_folds.csv`` and from the files beside the shipped weights.
 """
 
 from __future__ import annotations
@@ -14,15 +14,23 @@ from pathlib import Path
 
 import pandas as pd
 
+from busutils import evaluation
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = ROOT / "figures"
-RESULTS = FIGURES / "busi_fold5.csv"
+RESULTS = FIGURES / "busi_folds.csv"
+WEIGHTS = ROOT / "busutils" / "models" / "weights"
 INDEX = FIGURES / "README.md"
 MINUTES = FIGURES / "lesson_minutes.csv"
 
-METHODS = {"mask": "constant mask (floor)", "textbook": "K-Means, textbook", "improved": "K-Means, improved",
-           "best": "K-Means, best", "unet": "U-Net, light, from scratch"}  # fmt: skip
+SHOWN = {
+    "constant mask": "constant mask (floor)",
+    "K-Means, textbook": "K-Means, textbook",
+    "K-Means, improved": "K-Means, improved",
+    "K-Means, best": "K-Means, best",
+    "U-Net": "U-Net, light, from scratch",
+}
 HOLD = {
     "00_start_here": "a first mask and its score",
     "01_explore_the_data": "a set whose traps you know, split without a leak",
@@ -32,22 +40,6 @@ HOLD = {
     "05_read_activation_maps": "maps of what the network looks at, and their tests",
     "06_use_and_deploy": "a command, a file without TensorFlow, a page",
 }
-
-
-def collect_busi(folder: Path) -> None:
-    """Gather the scores of lessons 02 and 03 of a run on BUSI."""
-    numbers = {}
-    for lesson in ("02_segment_with_kmeans", "03_train_a_unet"):
-        found = json.loads((folder / "results" / f"{lesson}.json").read_text())
-        if found["dataset"] != "busi":
-            sys.exit(f"{folder} holds a run on {found['dataset']}, not on BUSI")
-        numbers |= found
-    rows = [
-        {"method": name, "n": numbers["n_test"]}
-        | {s: numbers[f"{s}_{key}"] for s in ("dice", "dice_low", "dice_high", "iou")}
-        for key, name in METHODS.items()
-    ]
-    pd.DataFrame(rows).to_csv(RESULTS, index=False)
 
 
 def collect_minutes(folder: Path) -> None:
@@ -60,9 +52,42 @@ def collect_minutes(folder: Path) -> None:
 
 
 def results_table() -> str:
-    lines = ["| Method | Mean Dice [95 % interval] | Mean IoU |", "|---|---|---|"]
-    for row in pd.read_csv(RESULTS).itertuples():
-        lines.append(f"| {row.method} | {row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}] | {row.iou:.3f} |")
+    """Methods on the images of BUSI that they never saw."""
+    table = pd.read_csv(RESULTS)
+    summary = evaluation.summarise(table, "method").set_index("method")
+    first = summary.iloc[0]
+    folds = ", ".join(map(str, sorted(table["fold"].unique())))
+    lines = [
+        f"Test folds {folds}: {first['n']:.0f} lesion images of {first['groups']:.0f} groups, each scored by a method that "
+        f"never saw its group; {first['n_normal']:.0f} images of normal breasts.",
+        "",
+        "| Method | Mean Dice [95 % interval] | Median | Mean IoU | Lesions missed | Normals left alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in summary.iterrows():
+        lines.append(
+            f"| {SHOWN.get(name, name)} | {row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}] | {row.dice_median:.3f} "
+            f"| {row.iou:.3f} | {row.missed:.1%} | {1 - row.false_alarms:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def weights_table() -> str:
+    """What the shipped weights score on held-out images, from the files beside them."""
+    lines = [
+        "| Weights | Scored on | Lesions | Mean Dice [95 % interval] | Normals left alone |",
+        "|---|---|---|---|---|",
+    ]
+    for path in sorted(WEIGHTS.glob("*.json")):
+        name = f"[{path.stem}](busutils/models/weights/{path.stem}.md)"
+        for row in json.loads(path.read_text())["scores"]:
+            where = row["dataset"] + (f", fold {row['fold']}" if row["fold"] else "")
+            silent = "" if row["false_alarms"] is None else f"{1 - row['false_alarms']:.1%} of {row['n_normal']}"
+            lines.append(
+                f"| {name} | {where} | {row['n']} | {row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}] "
+                f"| {silent} |"
+            )
+            name = ""
     return "\n".join(lines)
 
 
@@ -77,7 +102,8 @@ def lessons_table() -> str:
 
 def written(text: str) -> str:
     """The README with its tables replaced by those of the CSV files."""
-    for name, table in (("results", results_table()), ("lessons", lessons_table())):
+    tables = {"results": results_table(), "lessons": lessons_table(), "weights": weights_table()}
+    for name, table in tables.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         text, count = mark.subn(lambda found, table=table: found[1] + table + "\n" + found[2], text)
         if count != 1:
@@ -113,11 +139,8 @@ def figures_index() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--busi", type=Path, metavar="DIR")
     parser.add_argument("--lessons", type=Path, metavar="DIR")
     args = parser.parse_args()
-    if args.busi:
-        collect_busi(args.busi)
     if args.lessons:
         collect_minutes(args.lessons)
     INDEX.write_text(figures_index(), encoding="utf-8")

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["keras", "precision", "quiet_stderr"]
+__all__ = ["across_devices", "keras", "precision", "quiet_stderr"]
 
 
 @contextlib.contextmanager
@@ -56,3 +56,18 @@ def precision(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def across_devices() -> contextlib.AbstractContextManager:
+    """Return where networks for training are built: over all graphics cards of this machine if there are several.
+
+    Every card then takes an equal part of each batch, and all keep equal weights (TensorFlow's ``MirroredStrategy``).
+    ``BUSUTILS_DEVICES`` names other devices, such as ``GPU:0,GPU:1``. Other engines train on one device.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow
+
+    named = os.environ.get("BUSUTILS_DEVICES")
+    devices = named.split(",") if named else [device.name for device in tensorflow.config.list_logical_devices("GPU")]
+    return tensorflow.distribute.MirroredStrategy(devices).scope() if len(devices) > 1 else contextlib.nullcontext()

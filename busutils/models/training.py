@@ -39,8 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 THRESHOLDS = np.round(np.arange(0.2, 0.801, 0.05), 2)
-CONFIDENCES = np.round(np.arange(0.0, 0.981, 0.02), 2)
-TOLERANCE = 0.003  # of mean Dice on validation lesions, that a quieter answer on normal images may cost
+CONFIDENCES = np.round([*np.arange(0, 0.9, 0.02), *np.arange(0.9, 0.9951, 0.005)], 3)
+TOLERANCE = 0.005  # of mean Dice on validation lesions, that a quieter answer on normal images may cost
 
 
 def validation_groups(groups: Sequence[Any], fraction: float, seed: int) -> np.ndarray:
@@ -127,8 +127,8 @@ class UNetSegmenter(Segmenter):
     threshold_ : float
         Chosen on the validation groups.
     confidence_ : float
-        Regions with a lower mean probability are dropped. The largest value that costs the validation lesions at most
-        0.003 of mean Dice; 0 if the validation groups hold no normal image to gain by it.
+        Regions that the network is less sure of are dropped. The largest value that costs the validation lesions at most
+        0.005 of mean Dice; 0 if the validation groups hold no normal image to gain by it.
     history_ : pandas.DataFrame
         One row an epoch: ``epoch, loss, val_dice, seconds``.
 
@@ -265,7 +265,7 @@ class UNetSegmenter(Segmenter):
 
     @property
     def confidence_(self) -> float:
-        """Mean probability that a predicted region must have to be kept."""
+        """Confidence that a predicted region must have to be kept."""
         return float(self.__dict__.get("_confidence", 0.0))
 
     @confidence_.setter
@@ -332,6 +332,35 @@ def network_proba(network: Any, squares: np.ndarray, *, batch: int = 8) -> np.nd
     return probs
 
 
+def choose_cutoffs(segmenter: UNetSegmenter, images: np.ndarray, masks: np.ndarray) -> None:
+    """Choose the threshold, then the least confidence, of a trained segmenter on validation images.
+
+    Parameters
+    ----------
+    segmenter : UNetSegmenter
+        Its `threshold_` and `confidence_` are set.
+    images : (N, S, S) uint8 ndarray
+        Validation images at the network's size; none of them leaves the defaults.
+    masks : (N, S, S) bool ndarray
+        Their lesions.
+    """
+    segmenter.threshold_, segmenter.confidence_ = 0.5, 0.0
+    shown = masks.any(axis=(1, 2))
+    if not shown.any():
+        return
+    probs = segmenter._square_proba(images)
+    scores = np.array([mean_dice(masks, probs, threshold) for threshold in THRESHOLDS])
+    # The middle of the best ones, not the first: the curve is flat, and its edge is chance.
+    segmenter.threshold_ = float(np.median(THRESHOLDS[scores >= scores.max() - 0.002]))
+    if shown.all():
+        return
+    scores = np.empty(len(CONFIDENCES))
+    for index, segmenter.confidence_ in enumerate(CONFIDENCES):
+        predicted = segmenter.masks_from(probs[shown])
+        scores[index] = np.mean([metrics.dice(m, p) for m, p in zip(masks[shown], predicted, strict=True)])
+    segmenter.confidence_ = float(CONFIDENCES[scores >= scores[0] - TOLERANCE].max())
+
+
 class Training:
     """One run of the recipe: network, optimiser and the best weights so far, all of which a checkpoint holds."""
 
@@ -343,15 +372,26 @@ class Training:
         val_images: np.ndarray,
         val_masks: np.ndarray,
     ) -> None:
-        from busutils.models.encoder import names_of_encoder
-        from busutils.models.engine import keras
-        from busutils.models.losses import bce_dice_loss
-        from busutils.models.optimizer import RatedAdamW
+        from busutils.models.engine import across_devices
 
         self.segmenter = segmenter
         self.images, self.masks = images, masks
         self.val_images, self.val_masks = val_images, val_masks
         self.steps = math.ceil(len(images) / segmenter.batch_size)
+        with across_devices():
+            self._prepare()
+        self.history: list[dict[str, float]] = []
+        self.best: list[np.ndarray] = self.network.get_weights()
+        self.best_dice = -math.inf
+
+    def _prepare(self) -> None:
+        """Build the network and its optimiser."""
+        from busutils.models.encoder import names_of_encoder
+        from busutils.models.engine import keras
+        from busutils.models.losses import bce_dice_loss
+        from busutils.models.optimizer import RatedAdamW
+
+        segmenter = self.segmenter
         self.network = segmenter._starting_network()
         rate = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.01 * segmenter.learning_rate,
@@ -370,9 +410,6 @@ class Training:
         )
         self.network.compile(self.optimizer, loss=bce_dice_loss)
         self.optimizer.build(self.network.trainable_variables)
-        self.history: list[dict[str, float]] = []
-        self.best: list[np.ndarray] = self.network.get_weights()
-        self.best_dice = -math.inf
 
     def run(self, checkpoint: str | os.PathLike[str] | None, progress: bool) -> None:
         """Train from the start or from the checkpoint to the last epoch, and fit the segmenter with the result."""
@@ -399,7 +436,7 @@ class Training:
         segmenter.network_ = self.network
         segmenter.history_ = pd.DataFrame(self.history)
         segmenter.fitted_ = True
-        self._decide()
+        choose_cutoffs(segmenter, self.val_images, self.val_masks)
 
     def _epoch(self, epoch: int) -> None:
         start = time.perf_counter()
@@ -453,25 +490,6 @@ class Training:
             generator = getattr(layer, "seed_generator", None)
             if generator is not None:
                 generator.state.assign(np.array([self.segmenter.seed, epoch + 1], dtype="uint32"))
-
-    def _decide(self) -> None:
-        """Choose the threshold, then the least confidence, on the validation images."""
-        segmenter = self.segmenter
-        segmenter.threshold_, segmenter.confidence_ = 0.5, 0.0
-        shown = self.val_masks.any(axis=(1, 2))
-        if not shown.any():
-            return
-        probs = segmenter._square_proba(self.val_images)
-        scores = np.array([mean_dice(self.val_masks, probs, threshold) for threshold in THRESHOLDS])
-        # The middle of the best ones, not the first: the curve is flat, and its edge is chance.
-        segmenter.threshold_ = float(np.median(THRESHOLDS[scores >= scores.max() - 0.002]))
-        if shown.all():
-            return
-        scores = np.empty(len(CONFIDENCES))
-        for index, segmenter.confidence_ in enumerate(CONFIDENCES):
-            masks = segmenter.masks_from(probs[shown])
-            scores[index] = np.mean([metrics.dice(m, p) for m, p in zip(self.val_masks[shown], masks, strict=True)])
-        segmenter.confidence_ = float(CONFIDENCES[scores >= scores[0] - TOLERANCE].max())
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
