@@ -57,7 +57,7 @@ def test_no_folder_empty_folder_unknown_key_unknown_option(tmp_path, monkeypatch
         datasets.load("busi", tmp_path)
     with pytest.raises(DatasetError, match="is not a folder"):
         datasets.load("busi", tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match=r"no data set 'bussi'.*busi"):
+    with pytest.raises(DatasetError, match=r"no data set 'bussi' \(did you mean 'busi'\?\); the keys are"):
         datasets.load("bussi", tmp_path)
     trees.busi(tmp_path)
     with pytest.raises(DatasetError, match="busi has no option 'colour'"):
@@ -325,8 +325,8 @@ def test_broken_pictures_and_masks_of_another_size_name_the_file(tmp_path):
     trees.save(home / "benign (1)_mask.png", trees.blob((20, 64)))
     with pytest.raises(DatasetError, match=r"benign \(1\)_mask.png has 20 x 64 .* image has 49 x 64"):
         load("busi", root).load_native(0)
-    trees.save(home / "benign (1)_mask.png", trees.blob((24, 32)))
-    with pytest.raises(DatasetError, match="has 24 x 32"):  # smaller, though of the same proportions
+    trees.save(home / "benign (1)_mask.png", trees.blob((16, 21)))
+    with pytest.raises(DatasetError, match="has 16 x 21"):  # smaller, though of the same proportions
         load("busi", root).load_native(0)
     trees.save(home / "benign (1)_mask.png", trees.blob((48, 65)), "1")  # a pixel off is rounding
     assert load("busi", root).load_native(0)[1].shape == (49, 64)

@@ -14,7 +14,6 @@ import base64
 import html
 import io
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from tqdm import tqdm
 
 from busutils.datasets.lesions import LesionDataset, Record, read_record
 from busutils.datasets.pixels import DatasetError, PixelSource, open_picture, read_image, resize_image
+from busutils.jobs import atomic_path
 
 #: Pairs that register at least this well are near-copies (chosen on BUSI: every pair above it was looked at).
 SAME_SCENE = 0.355
@@ -42,6 +42,7 @@ _THUMB = 16
 # cut out and stretched have 0.38 and more.
 _NEAR = 0.38
 _STRETCHED_NEAR = 0.55  # the same after stretching: strangers reach 0.45
+_STRETCHED_SCENE = 0.45  # the best of many stretches fits strangers better than one shift does; copies reach 0.6
 _STRETCHES = (0.86, 0.93, 1.0, 1.075, 1.16)
 _EXACT_BELOW = 4096  # all dot products are quicker than trees up to here
 _TREES = 24
@@ -334,20 +335,23 @@ class AuditReport:
         }
 
     def write_csv(self, path: str | os.PathLike) -> Path:
-        """Write the pairs as CSV.
+        """Write the pairs as CSV, and what was found in single images as a second CSV beside it.
 
         Parameters
         ----------
         path : path
+            Of the pairs; ``pairs.csv`` gets ``pairs_images.csv`` beside it.
 
         Returns
         -------
         Path
         """
-        return _write(Path(path), self.pairs.to_csv(index=False))
+        path = Path(path)
+        _write(path.with_name(f"{path.stem}_images{path.suffix}"), self.images.to_csv(index=False))
+        return _write(path, self.pairs.to_csv(index=False))
 
     def write_html(self, path: str | os.PathLike, *, side: int = 320) -> Path:
-        """Write a page of the pairs for a person to look through.
+        """Write a page of the pairs for a person to look through, and a list of what single images show.
 
         The page holds small copies of the images: keep it where the licence of the set allows.
 
@@ -367,33 +371,41 @@ class AuditReport:
             small = Image.fromarray(read_image(self.dataset[place[id_]].image))
             small.thumbnail((side, side), Image.Resampling.BOX)
             buffer = io.BytesIO()
-            small.save(buffer, "PNG")
+            small.save(buffer, "JPEG", quality=85)
             data = base64.b64encode(buffer.getvalue()).decode("ascii")
-            return f'<img alt="{html.escape(id_)}" src="data:image/png;base64,{data}">'
+            return f'<img alt="{html.escape(id_)}" src="data:image/jpeg;base64,{data}">'
 
+        def note(row) -> str:
+            said = [row.kind, f"score {row.score:.2f}", f"{row.label_a} | {row.label_b}"]
+            said += ["<b>labels differ</b>"] * row.labels_differ + ["<b>groups differ</b>"] * row.groups_differ
+            return ", ".join(said)
+
+        name = html.escape(self.name)
         rows = [
-            f"<section><h2>{html.escape(row.id_a)} | {html.escape(row.id_b)}</h2><p>{html.escape(row.kind)}, score "
-            f"{row.score:.3f}; {row.label_a} | {row.label_b}</p>{picture(row.id_a)} {picture(row.id_b)}</section>"
+            f"<section><h2>{html.escape(row.id_a)} | {html.escape(row.id_b)}</h2><p>{note(row)}</p>"
+            f"{picture(row.id_a)} {picture(row.id_b)}</section>"
             for row in self.pairs.itertuples()
         ]
+        counts = self.images["findings"].str.split("; ").explode().value_counts() if len(self.images) else {}
+        single = [f"<li>{n} {html.escape(what.split(':')[0])}</li>" for what, n in counts.items() if what]
+        listed = [
+            f"<tr><td>{html.escape(row.id)}</td><td>{row.label}</td><td>{html.escape(row.findings)}</td></tr>"
+            for row in self.problems.itertuples()
+        ]
         page = (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Near-copies in {html.escape(self.name)}'
-            "</title><style>body{font-family:sans-serif;background:#222;color:#eee}h2{font-size:1rem}"
-            f"</style><h1>{len(rows)} near-copies in {html.escape(self.name)}</h1>{''.join(rows)}</html>"
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Near-copies in {name}</title><style>'
+            "body{font-family:sans-serif;background:#222;color:#eee}h2{font-size:1rem}section{display:inline-block;"
+            "margin:0 2rem 1rem 0}b{color:#fc6}td{padding-right:2rem}</style>"
+            f"<h1>{len(rows)} near-copies in {name}</h1><p>Found in single images, listed below the pairs:</p>"
+            f"<ul>{''.join(single) or '<li>nothing</li>'}</ul>{''.join(rows)}"
+            f"<h1>Single images</h1><table>{''.join(listed)}</table></html>"
         )
         return _write(Path(path), page)
 
 
 def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(fresh, path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 
@@ -605,6 +617,9 @@ def _register(images: Sequence, pairs: np.ndarray, bar: dict) -> np.ndarray:
     def score(pair: np.ndarray) -> float:
         (first, small_first), (second, small_second) = frames(int(pair[0])), frames(int(pair[1]))
         shifted = float(_best_match(first, second, _FINE).max())
-        return shifted if shifted >= SAME_SCENE else max(shifted, stretched_score(small_first, small_second))
+        if shifted >= SAME_SCENE:
+            return shifted
+        stretched = stretched_score(small_first, small_second)
+        return stretched if stretched >= _STRETCHED_SCENE else shifted
 
     return np.array([score(pair) for pair in tqdm(pairs, desc="registering", **bar)], np.float32)

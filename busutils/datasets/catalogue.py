@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -406,5 +407,7 @@ def card(key: str) -> Card:
     """
     name = str(key).strip().lower().replace("_", "-")
     if name not in CARDS:
-        raise DatasetError(f"there is no data set {key!r}; the keys are: {', '.join(CARDS)}.")
+        near = difflib.get_close_matches(name, CARDS, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise DatasetError(f"there is no data set {key!r}{meant}; the keys are: {', '.join(CARDS)}.")
     return CARDS[name]

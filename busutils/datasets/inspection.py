@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import textwrap
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def info(key: str) -> dict[str, Any]:
 
 
 def catalogue_table() -> pd.DataFrame:
-    """List all sets: key, title, images, licence, how to get it.
+    """List all sets: key, title, images, licence (its beginning; :func:`info` has all of it), how to get it.
 
     Returns
     -------
@@ -110,12 +111,12 @@ def catalogue_table() -> pd.DataFrame:
                 "key": about.key,
                 "title": about.title,
                 "images": about.n_images or None,
-                "licence": about.licence,
+                "licence": textwrap.shorten(about.licence, 50, placeholder=" …"),
                 "get": how,
                 "folds shipped": splits.shipped_folds(about.key) is not None,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"images": "Int64"})
 
 
 def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> CheckReport:
