@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -169,7 +171,32 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _benchmark(args: argparse.Namespace) -> int:
+def _benchmark_run(args: argparse.Namespace) -> int:
+    from busutils import evaluation
+
+    spec = evaluation.BenchmarkSpec.read(args.spec)
+    with _cluster(args.scheduler) as client:
+        table = evaluation.run_benchmark(spec, root=args.root, n_jobs=args.jobs, client=client, progress=True)
+    _write(table, args.out)
+    _print(evaluation.summarise(table, ["method", "source", "target"]))
+    return 0
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """A client of the Dask cluster at this address, or None to stay on this machine."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError("a cluster needs Dask: pip install 'busutils[cluster]'") from error
+    with Client(address) as client:
+        yield client
+
+
+def _benchmark_folds(args: argparse.Namespace) -> int:
     from busutils import evaluation, models
 
     dataset = datasets.load(args.dataset, root=args.root)
@@ -381,7 +408,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", required=True, metavar="DIR")
 
-    command = add(commands, "benchmark", _benchmark, "cross-validate all methods on one set")
+    group = commands.add_parser("benchmark", help="compare methods").add_subparsers(metavar="WHAT", required=True)
+    command = add(group, "run", _benchmark_run, "train methods on every set and score them on every other")
+    command.add_argument("spec", metavar="YAML", help="methods, sources, targets, seeds, folds")
+    command.add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster instead, such as tcp://host:8786")
+    command.add_argument("--out", metavar="CSV", help="one row an image and training")
+    command = add(group, "folds", _benchmark_folds, "cross-validate all methods on one set")
     _add_dataset(command)
     command.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     _add_recipe(command)

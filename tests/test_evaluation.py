@@ -177,3 +177,24 @@ def test_a_perfectly_calibrated_map_has_no_calibration_error():
     assert table["n"].sum() == mask.size
     with pytest.raises(ValueError, match="as many"):
         evaluation.reliability([mask], [])
+
+
+def test_intervals_cover_the_chance_of_training_too():
+    """Three trainings that differ by far more than the images do: only their own spread makes the interval honest."""
+    rng = np.random.default_rng(3)
+    images = rng.normal(0.7, 0.01, 200)
+    values = np.concatenate([images - 0.1, images, images + 0.1])
+    groups = np.tile(np.arange(200), 3)
+    blind = evaluation.bootstrap_mean(values, groups)
+    honest = evaluation.bootstrap_mean(values, groups, trainings=np.repeat(["a", "b", "c"], 200))
+    assert honest.mean == pytest.approx(blind.mean)
+    assert honest.high - honest.low > 10 * (blind.high - blind.low)
+    assert honest.high - honest.low == pytest.approx(
+        0.2, abs=0.02
+    )  # from three times the worst to three times the best
+    table = pd.DataFrame({"dice": values, "iou": values, "mask_area": 1, "pred_area": 1, "group": groups, "id": groups})
+    with_seeds = evaluation.summarise(table.assign(seed=np.repeat([0, 1, 2], 200)), n_boot=2000)
+    assert with_seeds.loc[0, "n"] == 200
+    assert with_seeds.loc[0, "dice_high"] - with_seeds.loc[0, "dice_low"] > 0.1
+    with pytest.raises(ValueError, match="600 values but 2 trainings"):
+        evaluation.bootstrap_mean(values, groups, trainings=[1, 2])

@@ -1,7 +1,7 @@
 """Write the README's tables from the CSV files they come from.
 
 ``python tools/write_readme.py --lessons build`` first collects the minutes of a run of the lessons. The results come from
-``busutils benchmark --dataset busi --out figures/busi_folds.csv`` and from the files beside the shipped weights.
+``busutils benchmark folds --dataset busi --out figures/busi_folds.csv`` and from the files beside the shipped weights.
 """
 
 from __future__ import annotations

@@ -1,20 +1,28 @@
-"""Several methods on the same images; several folds of one set."""
+"""Several methods on the same images; several folds of one set; every method from every set to every other."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from busutils import jobs
+from busutils import datasets, jobs
 from busutils.datasets import LesionDataset
 from busutils.evaluation.evaluate import evaluate
 from busutils.models.fitting import fit_on
 from busutils.models.segmenter import Segmenter
 from busutils.models.training import RECIPE_VERSION
 
-__all__ = ["compare_methods", "cross_validate"]
+__all__ = ["BenchmarkSpec", "SpecError", "compare_methods", "cross_validate", "run_benchmark"]
+
+
+class SpecError(ValueError):
+    """A benchmark's description that cannot be carried out, and why."""
 
 
 def compare_methods(
@@ -84,3 +92,232 @@ def cross_validate(
     tasks = [(name, fold, segmenter) for name, segmenter in methods.items() for fold in folds]
     tables = jobs.run("fold", step, tasks, parts=content, ending=".csv", progress=progress)
     return pd.concat(tables, ignore_index=True)
+
+
+# -- the matrix ----------------------------------------------------------------------------------------------
+
+_KINDS = ("constant", "kmeans", "unet", "ensemble", "weights")
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """Which methods are trained where and tested where.
+
+    Parameters
+    ----------
+    methods : mapping of str to mapping
+        Name → ``kind`` (``constant``, ``kmeans``, ``unet``, ``ensemble`` or ``weights``) and its settings. ``weights`` has
+        ``name``: shipped weights or a file, which are tested only.
+    sources : list of str
+        Training sets, such as ``busi`` or ``phantom?scanner=portable``; several joined by `` + `` are trained on together.
+    targets : list of str
+        Test sets.
+    seeds : list of int
+        Each gives one training of every method that depends on chance.
+    folds : list of int
+        A method is trained on its sources without one of these folds. On images of its own sources it is tested on that
+        fold only; on other sets, with the first of them, on all images.
+    size : int
+        Square of training and scores.
+    """
+
+    methods: Mapping[str, Mapping[str, Any]]
+    sources: list[str]
+    targets: list[str]
+    seeds: list[int]
+    folds: list[int]
+    size: int = 256
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> BenchmarkSpec:
+        """Read a description in YAML.
+
+        Parameters
+        ----------
+        path : path-like
+            Keys are the parameters of this class; ``seeds`` is ``[0]`` and ``folds`` ``[5]`` by default.
+
+        Returns
+        -------
+        BenchmarkSpec
+
+        Raises
+        ------
+        SpecError
+            If the file is missing, not YAML, or says something unknown.
+        """
+        import yaml
+
+        path = Path(path)
+        if not path.is_file():
+            raise SpecError(f"there is no file {path}: check the path")
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(found, dict):
+            raise SpecError(f"{path} must hold the keys {', '.join(f.name for f in fields(cls))}")
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(map(str, set(found) - known)):
+            raise SpecError(f"{path} has unknown keys {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+        if missing := sorted({"methods", "sources", "targets"} - set(found)):
+            raise SpecError(f"{path} lacks {', '.join(missing)}")
+        spec = cls(**{"seeds": [0], "folds": [5], **found})
+        for name in ("sources", "targets", "seeds", "folds"):
+            if not isinstance(getattr(spec, name), list) or not getattr(spec, name):
+                raise SpecError(f"{path}: {name} must be a list with at least one entry")
+        if not isinstance(spec.methods, dict) or not spec.methods:
+            raise SpecError(f"{path}: methods must name at least one method")
+        for name, method in spec.methods.items():
+            if not isinstance(method, dict):
+                raise SpecError(f"{path}: method {name} needs a kind: one of {', '.join(_KINDS)}")
+            try:
+                segmenter = _segmenter(method, spec.seeds[0])
+                if not segmenter.supervised:  # checks its settings when it is used
+                    segmenter.predict(np.zeros((1, 16, 16), np.uint8))
+            except (TypeError, ValueError) as error:
+                raise SpecError(f"{path}: method {name}: {error}") from error
+        return spec
+
+
+def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
+    from busutils import models
+
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in method.items() if k != "kind"}
+    kind = method.get("kind")
+    if kind == "constant":
+        return models.ConstantMaskSegmenter(**settings)
+    if kind == "kmeans":
+        return models.KMeansSegmenter(**settings)
+    if kind == "unet":
+        return models.UNetSegmenter.preset(settings.pop("preset", "light"), **settings, seed=seed)
+    if kind == "ensemble":
+        return models.EnsembleSegmenter(**settings, seed=seed)
+    if kind == "weights":
+        name = str(settings.get("name"))
+        return models.load_weights(name) if name in models.list_weights() else models.load(name)
+    raise SpecError(f"unknown kind {kind!r}: choose one of {', '.join(_KINDS)}")
+
+
+def _load(specs: str, root: str | None) -> LesionDataset:
+    parts = []
+    for spec in specs.split(" + "):
+        key, _ = datasets.parse_spec(spec)
+        parts.append(datasets.load(spec, root=None if key == "phantom" else root))
+    # Also a single set: the ids and groups of all sets then carry their set's key, and leaks between sets show.
+    return datasets.concatenate(*parts)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training (without `target`), or one training's scores on one set."""
+
+    name: str
+    method: Mapping[str, Any]
+    source: str | None
+    seed: int
+    fold: int
+    target: str | None
+    size: int
+    root: str | None
+    content: str
+
+
+def _train(task: _Task) -> Segmenter:
+    segmenter = _segmenter(task.method, task.seed)
+    if task.source is None:
+        return segmenter
+    train, _ = _load(task.source, task.root).split(task.fold)
+    return fit_on(segmenter, train, task.size)
+
+
+def _train_step(given: dict[str, Any]) -> dict[str, Any]:
+    segmenter = _train(_Task(**given))
+    return {"threshold": segmenter.threshold_}
+
+
+def _score_step(given: dict[str, Any]) -> pd.DataFrame:
+    task = _Task(**given)
+    assert task.target is not None
+    target = _load(task.target, task.root)
+    if task.source is not None:
+        source = _load(task.source, task.root)
+        train, _ = source.split(task.fold)
+        # Of a set that was trained on, the held-out fold alone is a test; elsewhere, whatever shares no group with training.
+        own = np.isin([record.source for record in target], [record.source for record in source])
+        keep = ~own | (target.folds() == task.fold)
+        keep &= ~np.isin(target.groups, train.groups)
+        if not keep.any():
+            return pd.DataFrame(columns=["id", "label", "group", "source"])
+        target = target.subset(keep)
+    return evaluate(_train(task), target, task.size)
+
+
+def run_benchmark(
+    spec: BenchmarkSpec,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    n_jobs: int = 1,
+    client: Any = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Train every method on every source and score it on every target.
+
+    Every training and every scoring is a kept step: a run that was stopped, by whatever, is taken up where it was and gives
+    the same table.
+
+    Parameters
+    ----------
+    spec : BenchmarkSpec
+        What to do.
+    root : path-like, optional
+        Folder of the published folders; ``BUSUTILS_DATA_DIR`` by default.
+    n_jobs : int, default 1
+        Processes on this machine.
+    client : distributed.Client, optional
+        Run on a Dask cluster instead. Its workers need the same version of this package, the image folders under the same
+        path, and a shared ``BUSUTILS_CACHE_DIR``.
+    progress : bool, default False
+        Show progress with the time left.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an image and training: the columns of :func:`busutils.evaluation.evaluate` and ``method, source, target,
+        seed, fold``. Images that share a group with a training image are not in it.
+    """
+    root = None if root is None else os.path.abspath(root)
+    content = {}
+    for name in dict.fromkeys([*spec.sources, *spec.targets]):
+        dataset = _load(name, root)
+        content[name] = jobs.content_key(*dataset.load_arrays(spec.size), dataset.ids, dataset.groups, dataset.folds())
+    trainings, scorings = [], []
+    for name, method in spec.methods.items():
+        segmenter = _segmenter(method, spec.seeds[0])
+        fitted = method["kind"] == "weights" or not segmenter.supervised
+        by_chance = not fitted and "seed" in segmenter.get_params(deep=False)
+        for source in [None] if fitted else spec.sources:
+            for seed in spec.seeds if by_chance else spec.seeds[:1]:
+                for fold in spec.folds if source is not None else spec.folds[:1]:
+                    task = _Task(name, dict(method), source, seed, fold, None, spec.size, root, "")
+                    if source is not None:
+                        trainings.append(asdict(task) | {"content": content[source]})
+                    for target in spec.targets:
+                        at_home = source is not None and bool(_keys(target) & _keys(source))
+                        if fold == spec.folds[0] or at_home:
+                            scorings.append(
+                                asdict(task) | {"target": target, "content": content.get(source, "") + content[target]}
+                            )
+    options = {"parts": RECIPE_VERSION, "n_jobs": n_jobs, "client": client, "progress": progress}
+    jobs.run("train", _train_step, trainings, **options)
+    tables = jobs.run("score", _score_step, scorings, ending=".csv", **options)
+    told = ("target", "seed", "fold")
+    rows = [
+        table.assign(method=task["name"], source=task["source"] or "", **{name: task[name] for name in told})
+        for task, table in zip(scorings, tables, strict=True)
+    ]
+    return pd.concat([table for table in rows if len(table)], ignore_index=True)
+
+
+def _keys(specs: str) -> set[str]:
+    return {datasets.parse_spec(part)[0] for part in specs.split(" + ")}

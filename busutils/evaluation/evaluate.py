@@ -157,7 +157,8 @@ def summarise(
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an image, from :func:`evaluate`; several methods below each other if `by` tells them apart.
+        One row an image, from :func:`evaluate`; several methods below each other if `by` tells them apart. A column
+        ``seed`` tells several trainings of a method apart: they are averaged, and the intervals cover their chance too.
     by : str or sequence of str, optional
         Columns to tell apart, such as ``"method"`` or ``["method", "label"]``.
     scores : sequence of str
@@ -178,15 +179,22 @@ def summarise(
     for name, part in parts:
         row: dict[str, object] = dict(zip(by, name if isinstance(name, tuple) else (name,), strict=True))
         lesions, normals = part[part["mask_area"] > 0], part[part["mask_area"] == 0]
-        row |= {"n": len(lesions), "groups": lesions["group"].nunique()}
+        several = "seed" in part
+        n_lesions, n_normals = ((t["id"].nunique() if several else len(t)) for t in (lesions, normals))
+        row |= {"n": n_lesions, "groups": lesions["group"].nunique()}
         for score in scores:
             interval = bootstrap_mean(
-                lesions[score], lesions["group"].to_numpy(), level=level, n_boot=n_boot, seed=seed
+                lesions[score],
+                lesions["group"].to_numpy(),
+                trainings=lesions["seed"].to_numpy() if several else None,
+                level=level,
+                n_boot=n_boot,
+                seed=seed,
             )
             row |= {score: interval.mean, f"{score}_low": interval.low, f"{score}_high": interval.high}
         row["dice_median"] = float(lesions["dice"].median()) if len(lesions) else math.nan
         row["missed"] = float((lesions["dice"] < 0.1).mean()) if len(lesions) else math.nan
-        row["n_normal"] = len(normals)
+        row["n_normal"] = n_normals
         row["false_alarms"] = float((normals["pred_area"] > 0).mean()) if len(normals) else math.nan
         rows.append(row)
     return pd.DataFrame(rows)

@@ -45,11 +45,12 @@ def bootstrap_mean(
     values: Sequence[float],
     groups: Sequence[Any] | None = None,
     *,
+    trainings: Sequence[Any] | None = None,
     level: float = 0.95,
     n_boot: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Mean over images with a percentile bootstrap interval over groups.
+    """Mean over images with a percentile bootstrap interval over groups, and over trainings where there are several.
 
     Parameters
     ----------
@@ -57,6 +58,9 @@ def bootstrap_mean(
         One score an image; ``nan`` (undefined) leaves the mean.
     groups : (N,) sequence, optional
         Group of every image; each image is its own by default.
+    trainings : (N,) sequence, optional
+        Which training of a method each score comes from, such as its seed. Trainings are then resampled too, so that the
+        interval covers their chance as well; with two or three of them it is still a rough one.
     level : float, default 0.95
         Coverage of the interval.
     n_boot : int, default 2000
@@ -72,7 +76,7 @@ def bootstrap_mean(
     Raises
     ------
     ValueError
-        If there is not one group a value.
+        If there is not one group, or one training, a value.
 
     Examples
     --------
@@ -83,20 +87,31 @@ def bootstrap_mean(
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     if len(groups) != len(values):
         raise ValueError(f"{len(values)} values but {len(groups)} groups: give one group a value")
+    trainings = np.zeros(len(values), int) if trainings is None else np.asarray(trainings)
+    if len(trainings) != len(values):
+        raise ValueError(f"{len(values)} values but {len(trainings)} trainings: give one training a value")
     defined = ~np.isnan(values)
     if not defined.any():
         return Interval(math.nan, math.nan, math.nan)
-    sums, sizes = _group_sums(values[defined], groups[defined])
+    _, row = np.unique(groups[defined], return_inverse=True)
+    _, column = np.unique(trainings[defined], return_inverse=True)
+    shape = (row.max() + 1, column.max() + 1)
+    place = np.ravel_multi_index((row, column), shape)
+    n_cells = shape[0] * shape[1]
+    sums = np.bincount(place, weights=values[defined], minlength=n_cells).reshape(shape)
+    sizes = np.bincount(place, minlength=n_cells).reshape(shape)
     mean = float(sums.sum() / sizes.sum())
     if len(sums) < 2:
         return Interval(mean, math.nan, math.nan)
-    # How often each group is drawn; blocks keep the table small for large sets.
+    # How often each group and each training is drawn; blocks keep the table small for large sets.
     rng, means = np.random.default_rng(seed), []
     for start in range(0, n_boot, 200):
         n = min(200, n_boot - start)
-        times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=n)
-        means.append((times @ sums) / (times @ sizes))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+        times = rng.multinomial(shape[0], np.full(shape[0], 1 / shape[0]), size=n)
+        chosen = rng.multinomial(shape[1], np.full(shape[1], 1 / shape[1]), size=n) if shape[1] > 1 else np.ones((n, 1))
+        with np.errstate(invalid="ignore"):  # a draw without any score, where trainings saw different groups
+            means.append(((times @ sums) * chosen).sum(axis=1) / ((times @ sizes) * chosen).sum(axis=1))
+    low, high = np.nanquantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high))
 
 
