@@ -74,6 +74,16 @@ class Report:
             raise DatasetError(message)
         self.problems.append(Problem(kind, str(where), message, fatal=True))
 
+    def no_mask(self, file: Path, where: str) -> None:
+        """Note an image without its mask; ``where`` says where the mask should be.
+
+        Raises
+        ------
+        DatasetError
+            If the report is strict.
+        """
+        self.fail("missing mask", file, f"{file} has no mask: {where}; fetch the set again or take the image out.")
+
 
 def _name(items: Iterable) -> str:
     items = [str(item) for item in items]
@@ -169,12 +179,7 @@ def read_busi(root: Path, card: Card, report: Report) -> list[Record]:
         label = id_.split()[0]
         if id_ not in masks:
             if label != "normal":
-                report.fail(
-                    "missing mask",
-                    file,
-                    f"{file} has no mask: '{id_}_mask.png' should lie beside it; fetch the set again or "
-                    f"take the image out.",
-                )
+                report.no_mask(file, f"'{id_}_mask.png' should lie beside it")
                 continue
             report.warn("missing mask", file, f"{file} has no mask; as a normal image it counts as empty.")
         notes = []
@@ -220,8 +225,7 @@ def read_bus_bra(root: Path, card: Card, report: Report) -> list[Record]:
     if not files or not (root / "Masks").is_dir():
         raise DatasetError(
             f"{root} is not a BUS-BRA folder: it should hold Images/bus_0001-l.png, Masks/mask_0001-l.png "
-            f"and "
-            "bus_data.csv."
+            "and bus_data.csv."
         )
     table = root / "bus_data.csv"
     if table.is_file():
@@ -237,12 +241,7 @@ def read_bus_bra(root: Path, card: Card, report: Report) -> list[Record]:
             continue
         mask = masks.get(id_.replace("bus_", "mask_", 1))
         if mask is None:
-            report.fail(
-                "missing mask",
-                file,
-                f"{file} has no mask: Masks/{id_.replace('bus_', 'mask_', 1)}.png should be there; "
-                "fetch the set again or take the image out.",
-            )
+            report.no_mask(file, f"Masks/{id_.replace('bus_', 'mask_', 1)}.png should be there")
             continue
         row = about.loc[id_]
         extras = {
@@ -282,11 +281,7 @@ def read_stu(root: Path, card: Card, report: Report) -> list[Record]:
     for file in images:
         mask = root / file.name.replace("Test_Image_", "mask_")
         if not mask.is_file():
-            report.fail(
-                "missing mask",
-                file,
-                f"{file} has no mask: {mask.name} should lie beside it; fetch the set again.",
-            )
+            report.no_mask(file, f"{mask.name} should lie beside it")
             continue
         records.append(Record(file.stem, file, (mask,), "unknown", file.stem, card.key))
     ids = {record.id for record in records}
@@ -392,8 +387,7 @@ def _join_doubles(records: list[Record], report: Report) -> list[Record]:
             "doubled image",
             doubled[0],
             f"{len(doubled)} images occur twice ({_name(doubled)}); their groups are joined, so that no "
-            f"split "
-            "can part them.",
+            "split can part them.",
         )
     return [replace(record, group=final(record.group)) for record in records]
 
@@ -443,11 +437,7 @@ def read_bus_uclm(root: Path, card: Card, report: Report) -> list[Record]:
     for file in files:
         mask = home / "masks" / file.name
         if not mask.is_file():
-            report.fail(
-                "missing mask",
-                file,
-                f"{file} has no mask: {mask} should be there; fetch the set again or take the image out.",
-            )
+            report.no_mask(file, f"{mask} should be there")
             continue
         try:
             high, wide = (a - b for a, b in zip(picture_size(file), picture_size(mask), strict=True))
@@ -551,11 +541,7 @@ def read_breast(root: Path, card: Card, report: Report, *, other: bool = True) -
         label = label if label in ("benign", "malignant", "normal") else "unknown"
         own = [mask for kind, mask in masks.get(id_, ()) if other or kind == "tumor"]
         if not own and label != "normal":
-            report.fail(
-                "missing mask",
-                file,
-                f"{file} has no mask: {id_}_tumor.png should lie beside it; fetch the set again.",
-            )
+            report.no_mask(file, f"{id_}_tumor.png should lie beside it")
             continue
         try:
             spacing = float(row.get("Pixel_size", "").replace(",", ".")) * 10  # published in centimetres
@@ -622,17 +608,12 @@ def read_udiat(root: Path, card: Card, report: Report) -> list[Record]:
             "missing table",
             home,
             f"{home}: no list of classes (DatasetB.xlsx, or a csv with name and class) lies beside the "
-            f"images; "
-            "labels are unknown.",
+            "images; labels are unknown.",
         )
     records = []
     for file in files:
         if file.stem not in masks:
-            report.fail(
-                "missing mask",
-                file,
-                f"{file} has no mask: GT/{file.name} should be there; fetch the set again.",
-            )
+            report.no_mask(file, f"GT/{file.name} should be there")
             continue
         label = label_of.get(file.stem, "unknown")
         records.append(Record(file.stem, file, (masks[file.stem],), label, file.stem, card.key))
@@ -811,15 +792,14 @@ def read_bus_uc(root: Path, card: Card, report: Report) -> list[Record]:
     if not found:
         raise DatasetError(
             f"{root} is not a BUS-UC folder: it should hold Benign/images, Benign/masks, Malignant/images "
-            f"and "
-            "Malignant/masks."
+            "and Malignant/masks."
         )
     twice = {name for name, n in Counter(file.stem for *_, file in found).items() if n > 1}
     records = []
     for label, folder, file in found:
         mask = folder / "masks" / file.name
         if not mask.is_file():
-            report.fail("missing mask", file, f"{file} has no mask: {mask} should be there; fetch the set again.")
+            report.no_mask(file, f"{mask} should be there")
             continue
         id_ = f"{label}-{file.stem}" if twice else file.stem
         records.append(Record(id_, file, (mask,), label, id_, card.key))
@@ -871,8 +851,7 @@ def read_folder(
     if not files:
         raise DatasetError(
             f"{root} holds no picture: put images into {images}/ and masks of the same name into {masks}/, "
-            f"or "
-            "name other folders with images= and masks=."
+            "or name other folders with images= and masks=."
         )
     about: dict[str, dict[str, str]] = {}
     if (root / labels).is_file():
