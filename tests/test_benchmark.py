@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from busutils import datasets, evaluation, jobs
+from busutils import datasets, evaluation, jobs, models
 from busutils.evaluation import benchmark
 
 SPEC = """
@@ -53,6 +53,28 @@ def test_it_is_resumed_and_gives_the_same_table(spec, own_cache, monkeypatch):
     monkeypatch.setattr(benchmark, "_score_step", lambda task: counted.append(1) or step(task))
     pd.testing.assert_frame_equal(evaluation.run_benchmark(spec), whole)
     assert len(counted) == len(kept[::2])
+
+
+@pytest.mark.tf
+def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, monkeypatch):
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "methods: {w: {kind: weights, name: phantom-light}}\n"
+        'sources: ["phantom?n=8&size=32"]\ntargets: ["phantom?n=30&size=32&seed=5"]\nsize: 32\n'
+    )
+    spec = evaluation.BenchmarkSpec.read(path)
+    seen = "phantom?n=30&size=32&seed=5"
+    monkeypatch.setattr(models, "weights_facts", lambda name: {"trained_on": seen, "held_out": 5})
+    table = evaluation.run_benchmark(spec)
+    seen_groups = datasets.concatenate(datasets.load(seen)).split(5)[0].groups
+    all_groups = datasets.concatenate(datasets.load(spec.targets[0])).groups
+    assert sorted(table["group"]) == sorted(set(all_groups) - set(seen_groups))
+    monkeypatch.setattr(models, "weights_facts", lambda name: {"trained_on": seen, "held_out": None})
+    with pytest.raises(evaluation.SpecError, match="no image is left"):
+        evaluation.run_benchmark(spec)
+    path.write_text(path.read_text().replace("phantom-light", str(tmp_path / "mine.npz")))
+    with pytest.raises(evaluation.SpecError, match="need trained_on"):
+        evaluation.BenchmarkSpec.read(path)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -183,7 +183,12 @@ def main() -> None:
         epochs=shipped.epochs,
         scores=score_table(scores),
     )
-    facts = {"generator_version": generator, "scores": scores}
+    facts = {
+        "trained_on": " + ".join(recipe.trained_on),
+        "held_out": 5 if recipe.folds else None,
+        "generator_version": generator,
+        "scores": scores,
+    }
     path.with_suffix(".md").write_text(card, encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
     print(card)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,9 @@ class BenchmarkSpec:
     Parameters
     ----------
     methods : mapping of str to mapping
-        Name → ``kind`` (``constant``, ``kmeans``, ``unet``, ``ensemble`` or ``weights``) and its settings. ``weights`` has
-        ``name``: shipped weights or a file, which are tested only.
+        Name → ``kind`` (``constant``, ``kmeans``, ``unet``, ``ensemble`` or ``weights``) and its settings. ``weights`` are
+        tested only: ``name`` is that of shipped weights, or a file; for a file, ``trained_on`` names its sets, as in
+        `sources`, and ``held_out`` the fold it did not see, if any.
     sources : list of str
         Training sets, such as ``busi`` or ``phantom?scanner=portable``; several joined by `` + `` are trained on together.
     targets : list of str
@@ -115,8 +117,8 @@ class BenchmarkSpec:
     seeds : list of int
         Each gives one training of every method that depends on chance.
     folds : list of int
-        A method is trained on its sources without one of these folds. On images of its own sources it is tested on that
-        fold only; on other sets, with the first of them, on all images.
+        A method is trained on its sources without one of these folds. On its own sources it is tested on what shares no
+        group with its training images: that fold; on other sets, with the first of these folds, on all images.
     size : int
         Square of training and scores.
     """
@@ -195,6 +197,8 @@ def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
         return models.EnsembleSegmenter(**settings, seed=seed)
     if kind == "weights":
         name = str(settings.get("name"))
+        if name not in models.list_weights() and "trained_on" not in settings:
+            raise SpecError(f"weights {name} need trained_on: the sets that they must not be scored on")
         return models.load_weights(name) if name in models.list_weights() else models.load(name)
     raise SpecError(f"unknown kind {kind!r}: choose one of {', '.join(_KINDS)}")
 
@@ -216,7 +220,7 @@ class _Task:
     method: Mapping[str, Any]
     source: str | None
     seed: int
-    fold: int
+    fold: int | None
     target: str | None
     size: int
     root: str | None
@@ -226,6 +230,8 @@ class _Task:
 def _train(task: _Task) -> Segmenter:
     segmenter = _segmenter(task.method, task.seed)
     if task.source is None:
+        return segmenter
+    if task.method["kind"] == "weights":
         return segmenter
     train, _ = _load(task.source, task.root).split(task.fold)
     return fit_on(segmenter, train, task.size)
@@ -240,16 +246,16 @@ def _score_step(given: dict[str, Any]) -> pd.DataFrame:
     task = _Task(**given)
     assert task.target is not None
     target = _load(task.target, task.root)
-    if task.source is not None:
-        source = _load(task.source, task.root)
-        train, _ = source.split(task.fold)
-        # Of a set that was trained on, the held-out fold alone is a test; elsewhere, whatever shares no group with training.
-        own = np.isin([record.source for record in target], [record.source for record in source])
-        keep = ~own | (target.folds() == task.fold)
-        keep &= ~np.isin(target.groups, train.groups)
-        if not keep.any():
+    # Groups carry their set's key, so only the sets that are on both sides can share any.
+    shared = [part for part in (task.source or "").split(" + ") if part and _keys(part) & _keys(task.target)]
+    if shared:
+        seen = _load(" + ".join(shared), task.root)
+        if task.fold is not None:
+            seen, _ = seen.split(task.fold)
+        unseen = ~np.isin(target.groups, seen.groups)
+        if not unseen.any():
             return pd.DataFrame(columns=["id", "label", "group", "source"])
-        target = target.subset(keep)
+        target = target.subset(unseen)
     return evaluate(_train(task), target, task.size)
 
 
@@ -293,21 +299,14 @@ def run_benchmark(
         content[name] = jobs.content_key(*dataset.load_arrays(spec.size), dataset.ids, dataset.groups, dataset.folds())
     trainings, scorings = [], []
     for name, method in spec.methods.items():
-        segmenter = _segmenter(method, spec.seeds[0])
-        fitted = method["kind"] == "weights" or not segmenter.supervised
-        by_chance = not fitted and "seed" in segmenter.get_params(deep=False)
-        for source in [None] if fitted else spec.sources:
-            for seed in spec.seeds if by_chance else spec.seeds[:1]:
-                for fold in spec.folds if source is not None else spec.folds[:1]:
-                    task = _Task(name, dict(method), source, seed, fold, None, spec.size, root, "")
-                    if source is not None:
-                        trainings.append(asdict(task) | {"content": content[source]})
-                    for target in spec.targets:
-                        at_home = source is not None and bool(_keys(target) & _keys(source))
-                        if fold == spec.folds[0] or at_home:
-                            scorings.append(
-                                asdict(task) | {"target": target, "content": content.get(source, "") + content[target]}
-                            )
+        for source, fold, seed in _trainings(spec, method):
+            task = asdict(_Task(name, dict(method), source, seed, fold, None, spec.size, root, content.get(source, "")))
+            if source in spec.sources:
+                trainings.append(task)
+            for target in spec.targets:
+                at_home = source is not None and bool(_keys(target) & _keys(source))
+                if at_home or source not in spec.sources or fold == spec.folds[0]:
+                    scorings.append(task | {"target": target, "content": task["content"] + content[target]})
     options = {"parts": RECIPE_VERSION, "n_jobs": n_jobs, "client": client, "progress": progress}
     jobs.run("train", _train_step, trainings, **options)
     tables = jobs.run("score", _score_step, scorings, ending=".csv", **options)
@@ -316,7 +315,25 @@ def run_benchmark(
         table.assign(method=task["name"], source=task["source"] or "", **{name: task[name] for name in told})
         for task, table in zip(scorings, tables, strict=True)
     ]
+    if not any(map(len, rows)):
+        raise SpecError("no image is left to test on: every target was trained on; leave a fold out or add a target")
     return pd.concat([table for table in rows if len(table)], ignore_index=True)
+
+
+def _trainings(spec: BenchmarkSpec, method: Mapping[str, Any]) -> Iterator[tuple[str | None, int | None, int]]:
+    """Sources, folds and seeds with which a method is trained, or was."""
+    segmenter = _segmenter(method, spec.seeds[0])
+    if method["kind"] == "weights":
+        from busutils import models
+
+        shipped = models.weights_facts(method["name"]) if method["name"] in models.list_weights() else {}
+        about = {**shipped, **method}
+        yield about["trained_on"], about.get("held_out"), spec.seeds[0]
+    elif not segmenter.supervised:
+        yield None, spec.folds[0], spec.seeds[0]
+    else:
+        by_chance = "seed" in segmenter.get_params(deep=False)
+        yield from itertools.product(spec.sources, spec.folds, spec.seeds if by_chance else spec.seeds[:1])
 
 
 def _keys(specs: str) -> set[str]:

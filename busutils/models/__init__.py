@@ -19,6 +19,7 @@ _LAZY = {
     "UNetSegmenter": "busutils.models.training",
     "load_weights": "busutils.models.weights",
     "list_weights": "busutils.models.weights",
+    "weights_facts": "busutils.models.weights",
 }
 
 __all__ = [*_LAZY, "Segmenter", "WeightsError", "clean_mask", "load"]

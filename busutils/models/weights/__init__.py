@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 from busutils.datasets.phantom import GENERATOR_VERSION
 from busutils.models.segmenter import Segmenter, WeightsError
 
-__all__ = ["list_weights", "load_weights"]
+__all__ = ["list_weights", "load_weights", "weights_facts"]
 
 _FOLDER = Path(__file__).parent
 
@@ -17,6 +18,30 @@ _FOLDER = Path(__file__).parent
 def list_weights() -> list[str]:
     """Names of the trained weights in the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.npz"))
+
+
+def weights_facts(name: str) -> dict[str, Any]:
+    """What is known about shipped weights, for programs; the card beside them is for people.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`list_weights`.
+
+    Returns
+    -------
+    dict
+        ``trained_on``: sets, joined by `` + ``; ``held_out``: the fold of each that was left out, or None;
+        ``generator_version`` of simulated images; ``scores``: one entry a test set.
+
+    Raises
+    ------
+    WeightsError
+        If there are no weights of that name.
+    """
+    if name not in list_weights():
+        raise WeightsError(f"there are no weights {name!r}: choose one of {', '.join(list_weights()) or '(none yet)'}")
+    return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def load_weights(name: str) -> Segmenter:
@@ -42,10 +67,7 @@ def load_weights(name: str) -> Segmenter:
     UserWarning
         If they were trained on phantoms of another generator version than this package's.
     """
-    if name not in list_weights():
-        raise WeightsError(f"there are no weights {name!r}: choose one of {', '.join(list_weights()) or '(none yet)'}")
-    facts = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    made_with = facts.get("generator_version")
+    made_with = weights_facts(name).get("generator_version")
     if made_with is not None and made_with != GENERATOR_VERSION:
         warnings.warn(
             f"{name} was trained on phantoms of generator {made_with}, this is {GENERATOR_VERSION}: train it again",
