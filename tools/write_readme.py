@@ -1,7 +1,7 @@
 """Write the README's tables from the CSV files they come from.
 
 ``python tools/write_readme.py --lessons build`` first collects the minutes of a run of the lessons. The results come from
-``busutils benchmark folds --dataset busi --out figures/busi_folds.csv`` and from the files beside the shipped weights.
+``busutils benchmark run benchmarks/matrix.yaml --out figures/matrix.csv`` and from the files beside the shipped weights.
 """
 
 from __future__ import annotations
@@ -19,18 +19,11 @@ from busutils import evaluation
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = ROOT / "figures"
-RESULTS = FIGURES / "busi_folds.csv"
+RESULTS = FIGURES / "matrix.csv"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
 INDEX = FIGURES / "README.md"
 MINUTES = FIGURES / "lesson_minutes.csv"
 
-SHOWN = {
-    "constant mask": "constant mask (floor)",
-    "K-Means, textbook": "K-Means, textbook",
-    "K-Means, improved": "K-Means, improved",
-    "K-Means, best": "K-Means, best",
-    "U-Net": "U-Net, light, from scratch",
-}
 HOLD = {
     "00_start_here": "a first mask and its score",
     "01_explore_the_data": "a set whose traps you know, split without a leak",
@@ -51,24 +44,36 @@ def collect_minutes(folder: Path) -> None:
     table.to_csv(MINUTES, index=False)
 
 
-def results_table() -> str:
-    """Methods on the images of BUSI that they never saw."""
+def common_images() -> pd.DataFrame:
+    """The rows of images that every method was scored on: a method's own training images are not among its rows."""
     table = pd.read_csv(RESULTS)
-    summary = evaluation.summarise(table, "method").set_index("method")
-    first = summary.iloc[0]
-    folds = ", ".join(map(str, sorted(table["fold"].unique())))
+    scored_by = table.groupby(["target", "id"])["method"].transform("nunique")
+    return table[scored_by == table["method"].nunique()]
+
+
+def results_table() -> str:
+    """Methods in rows, test sets in columns."""
+    table = common_images()
+    summary = evaluation.summarise(table, ["target", "method"]).set_index(["target", "method"])
+    sizes = summary.groupby("target", sort=False)[["n", "groups", "n_normal"]].first()
     lines = [
-        f"Test folds {folds}: {first['n']:.0f} lesion images of {first['groups']:.0f} groups, each scored by a method that "
-        f"never saw its group; {first['n_normal']:.0f} images of normal breasts.",
-        "",
-        "| Method | Mean Dice [95 % interval] | Median | Mean IoU | Lesions missed | Normals left alone |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in summary.iterrows():
-        lines.append(
-            f"| {SHOWN.get(name, name)} | {row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}] | {row.dice_median:.3f} "
-            f"| {row.iou:.3f} | {row.missed:.1%} | {1 - row.false_alarms:.1%} |"
+        "Test images: "
+        + "; ".join(
+            f"{target} {row.n:.0f} lesion images of {row.groups:.0f} groups"
+            + (f" and {row.n_normal:.0f} without a lesion" if row.n_normal else "")
+            for target, row in sizes.iterrows()
         )
+        + ".",
+        "",
+        "| Method | " + " | ".join(f"Dice on {t}" for t in sizes.index) + " | IoU on busi | Missed | Left alone |",
+        "|---" * (len(sizes) + 4) + "|",
+    ]
+    for method in table["method"].unique():
+        busi = summary.loc[("busi", method)]
+        scores = [summary.loc[(target, method)] for target in sizes.index]
+        cells = [f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]" for row in scores]
+        cells += [f"{busi.iou:.3f}", f"{busi.missed:.1%}", f"{1 - busi.false_alarms:.1%}"]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
