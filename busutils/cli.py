@@ -147,18 +147,13 @@ def _predict(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def _given(args: argparse.Namespace, *names: str) -> dict[str, object]:
-    """Options that the user gave; a preset decides the others."""
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
 def _train(args: argparse.Namespace) -> int:
     from busutils import evaluation, models
 
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
-    changes = _given(args, "epochs", "size", "dropout", "precision", "start", "seed")
-    settings = models.UNetSegmenter.preset(args.preset, **changes)
+    given = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "precision", "start", "seed")}
+    settings = models.UNetSegmenter.preset(args.preset, **{k: v for k, v in given.items() if v is not None})
     fitted = models.fit_on(settings, train, progress=True)
     fitted.save(args.out)
     if args.log:
@@ -194,23 +189,6 @@ def _cluster(address: str | None) -> Iterator[Any]:
         raise ImportError("a cluster needs Dask: pip install 'busutils[cluster]'") from error
     with Client(address) as client:
         yield client
-
-
-def _benchmark_folds(args: argparse.Namespace) -> int:
-    from busutils import evaluation, models
-
-    dataset = datasets.load(args.dataset, root=args.root)
-    methods = {
-        "constant mask": models.ConstantMaskSegmenter(),
-        "K-Means, textbook": models.KMeansSegmenter("textbook"),
-        "K-Means, improved": models.KMeansSegmenter("improved"),
-        "K-Means, best": models.KMeansSegmenter("best"),
-        "U-Net": models.UNetSegmenter.preset(args.preset, **_given(args, "epochs", "precision", "seed")),
-    }
-    table = evaluation.cross_validate(methods, dataset, folds=args.folds, progress=True)
-    _write(table, args.out)
-    _print(evaluation.summarise(table, "method"))
-    return 0
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -325,17 +303,6 @@ def _add_dataset(parser: argparse.ArgumentParser, *, default: str | None = None)
     parser.add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="light", metavar="NAME", help="light, encoder or classic (default light)")
-    parser.add_argument("--epochs", type=int, help="in place of the preset's")
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "mixed_bfloat16", "mixed_float16"],
-        help="mixed_bfloat16 is faster on processors that know the format, but for the preset encoder",
-    )
-    parser.add_argument("--seed", type=int)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="busutils", description="Lesion segmentation in breast-ultrasound images. Not a medical device."
@@ -383,7 +350,14 @@ def _parser() -> argparse.ArgumentParser:
     command = add(commands, "train", _train, "train a U-Net on all folds but one")
     _add_dataset(command)
     command.add_argument("--fold", type=int, default=5, help="held out (default 5)")
-    _add_recipe(command)
+    command.add_argument("--preset", default="light", metavar="NAME", help="light, encoder or classic (default light)")
+    command.add_argument("--epochs", type=int, help="in place of the preset's")
+    command.add_argument(
+        "--precision",
+        choices=["float32", "mixed_bfloat16", "mixed_float16"],
+        help="mixed_bfloat16 is faster on processors that know the format, but for the preset encoder",
+    )
+    command.add_argument("--seed", type=int)
     command.add_argument("--size", type=int, help="side of the network's square")
     command.add_argument("--dropout", type=float, help="at the bottleneck")
     command.add_argument("--start", metavar="WEIGHTS", help="begin with shipped weights or a file")
@@ -415,12 +389,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine")
     command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster instead, such as tcp://host:8786")
     command.add_argument("--out", metavar="CSV", help="one row an image and training")
-    command = add(group, "folds", _benchmark_folds, "cross-validate all methods on one set")
-    _add_dataset(command)
-    command.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    _add_recipe(command)
-    command.add_argument("--out", metavar="CSV")
-
     group = commands.add_parser("lessons", help="run the lessons").add_subparsers(metavar="WHAT", required=True)
     add(group, "list", _lessons_list, "list the lessons")
     for name, text in (

@@ -44,6 +44,18 @@ def test_every_method_is_scored_on_every_set_and_never_on_its_training_images(sp
     assert at_home.groupby(["source", "fold"]).size().between(3, 5).all()
 
 
+def test_five_folds_score_every_image_once(tmp_path, own_cache):
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\ntargets: ["phantom?n=20&size=32"]\n'
+        "folds: [1, 2, 3, 4, 5]\nsize: 32\n"
+    )
+    table = evaluation.run_benchmark(evaluation.BenchmarkSpec.read(path))
+    phantoms = datasets.concatenate(datasets.load("phantom?n=20&size=32"))
+    assert sorted(table["id"]) == sorted(phantoms.ids)
+    assert (table.set_index("id")["fold"].loc[phantoms.ids] == phantoms.folds()).all()
+
+
 def test_it_is_resumed_and_gives_the_same_table(spec, own_cache, monkeypatch):
     whole = evaluation.run_benchmark(spec)
     kept = sorted((own_cache / "jobs").glob("score-*.csv"))

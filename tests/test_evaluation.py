@@ -154,18 +154,6 @@ def test_comparison_agrees_with_scipy():
         evaluation.compare(first, second[:-1])
 
 
-def test_cross_validation_scores_every_image_once_and_is_taken_up(phantoms, monkeypatch):
-    methods = {"constant mask": models.ConstantMaskSegmenter(size=64), "K-Means": models.KMeansSegmenter(size=64)}
-    table = evaluation.cross_validate(methods, phantoms, size=64)
-    for _, part in table.groupby("method"):
-        assert sorted(part["id"]) == sorted(phantoms.ids)
-    folds = table[table["method"] == "K-Means"].set_index("id")["fold"]
-    assert (folds.loc[phantoms.ids] == phantoms.folds()).all()
-    monkeypatch.setattr("busutils.evaluation.benchmark.fit_on", lambda *_, **__: pytest.fail("fitted again"))
-    again = evaluation.cross_validate(methods, phantoms, size=64)
-    pd.testing.assert_frame_equal(table, again)
-
-
 def test_a_perfectly_calibrated_map_has_no_calibration_error():
     rng = np.random.default_rng(0)
     prob = rng.random((200, 200))

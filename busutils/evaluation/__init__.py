@@ -1,6 +1,6 @@
 """Scores of many images: tables, intervals, comparisons. Free of Keras."""
 
-from busutils.evaluation.benchmark import BenchmarkSpec, SpecError, compare_methods, cross_validate, run_benchmark
+from busutils.evaluation.benchmark import BenchmarkSpec, SpecError, compare_methods, run_benchmark
 from busutils.evaluation.calibration import expected_calibration_error, reliability
 from busutils.evaluation.evaluate import EvaluationError, evaluate, evaluate_masks, summarise
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
@@ -14,7 +14,6 @@ __all__ = [
     "bootstrap_mean",
     "compare",
     "compare_methods",
-    "cross_validate",
     "evaluate",
     "evaluate_masks",
     "expected_calibration_error",

@@ -1,10 +1,10 @@
-"""Several methods on the same images; several folds of one set; every method from every set to every other."""
+"""Several methods on the same images; every method from every set to every other, and over the folds of one."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from busutils.models.fitting import fit_on
 from busutils.models.segmenter import Segmenter
 from busutils.models.training import RECIPE_VERSION
 
-__all__ = ["BenchmarkSpec", "SpecError", "compare_methods", "cross_validate", "run_benchmark"]
+__all__ = ["BenchmarkSpec", "SpecError", "compare_methods", "run_benchmark"]
 
 
 class SpecError(ValueError):
@@ -48,50 +48,6 @@ def compare_methods(
     tables = [
         evaluate(segmenter, dataset, size, native=native).assign(method=name) for name, segmenter in methods.items()
     ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def cross_validate(
-    methods: Mapping[str, Segmenter],
-    dataset: LesionDataset,
-    *,
-    folds: Iterable[int] = (1, 2, 3, 4, 5),
-    size: int = 256,
-    progress: bool = False,
-) -> pd.DataFrame:
-    """Train on all folds but one and score that one, for every fold and method.
-
-    Every fold of every method is a kept step: a run that was stopped is taken up where it was.
-
-    Parameters
-    ----------
-    methods : mapping of str to Segmenter
-        Name → settings. Unsupervised methods never see a mask.
-    dataset : LesionDataset
-        Its folds never split a group.
-    folds : iterable of int
-        Test folds.
-    size : int, default 256
-        Square of training and scores.
-    progress : bool, default False
-        Show progress bars.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The out-of-fold table: rows as from :func:`busutils.evaluation.evaluate`, with ``method`` and ``fold``.
-    """
-    images, masks = dataset.load_arrays(size)
-    content = jobs.content_key(RECIPE_VERSION, images, masks, dataset.ids, dataset.folds(), size)
-
-    def step(task: tuple[str, int, Any]) -> pd.DataFrame:
-        name, fold, segmenter = task
-        train, test = dataset.split(fold)
-        fitted = fit_on(segmenter, train, size, progress=progress)
-        return evaluate(fitted, test, size).assign(method=name, fold=fold)
-
-    tasks = [(name, fold, segmenter) for name, segmenter in methods.items() for fold in folds]
-    tables = jobs.run("fold", step, tasks, parts=content, ending=".csv", progress=progress)
     return pd.concat(tables, ignore_index=True)
 
 
