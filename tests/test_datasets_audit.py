@@ -218,6 +218,16 @@ def test_check_names_empty_masks_and_normals_with_a_lesion(tmp_path):
     assert {("empty mask", "benign (1)"), ("normal with a lesion", "normal (1)")} <= found
 
 
+def test_check_names_equal_pixels_in_two_groups(tmp_path):
+    trees.folder(tmp_path)
+    for name in ("x0.png", "x2.png"):  # groups p1 and p2
+        trees.save(tmp_path / "images" / name, trees.picture(seed=9))
+    (tmp_path / "images" / "x2.bmp").unlink()
+    (tmp_path / "labels.csv").write_text("id,label,group\nx0,benign,p1\nx1,benign,p1\nx2,benign,p2\n")
+    said = [problem.message for problem in datasets.check("folder", tmp_path).problems]
+    assert said == ["x0 and x2 are the same pixels in different groups."]
+
+
 def test_info_and_catalogue_are_plain_values():
     import json
 
