@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import platformdirs
 
-__all__ = ["atomic_path", "cache_dir", "content_key", "remember", "run"]
+__all__ = ["atomic_path", "cache_dir", "content_key", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -166,60 +166,6 @@ def _read(path: Path) -> Any:
 _ENDINGS = (".json", ".csv", ".npz")
 
 
-def remember(
-    name: str,
-    parts: Any,
-    compute: Callable[[], Any],
-    *,
-    ending: str = ".json",
-    folder: str | os.PathLike[str] | None = None,
-) -> Any:
-    """Return the kept result of a step, or compute and keep it.
-
-    Parameters
-    ----------
-    name : str
-        What the step is called; part of the file's name.
-    parts : Any
-        The content the result depends on, see :func:`content_key`.
-    compute : callable
-        Called without arguments if there is no kept result.
-    ending : {".json", ".csv", ".npz"}
-        The kind of result: plain values, a data frame, or a mapping of arrays.
-    folder : path-like, optional
-        Where results are kept; ``jobs`` in :func:`cache_dir` by default.
-
-    Returns
-    -------
-    Any
-        The result as read back from its file, so that the first and every later call return the same.
-
-    Raises
-    ------
-    ValueError
-        If `ending` is none of the three.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     first = remember("square", 3, lambda: 9, folder=folder)
-    ...     again = remember("square", 3, lambda: 1 / 0, folder=folder)
-    >>> first, again
-    (9, 9)
-    """
-    if ending not in _ENDINGS:
-        raise ValueError(f"ending must be one of {', '.join(_ENDINGS)}, got {ending!r}")
-    path = Path(folder or cache_dir() / "jobs") / f"{name}-{content_key(parts)[:20]}{ending}"
-    if path.exists():
-        try:
-            return _read(path)
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning("%s cannot be read (%s): computed anew", path, error)
-    _write(path, compute())
-    return _read(path)
-
-
 def run(
     name: str,
     step: Callable[[Any], Any],
@@ -247,8 +193,10 @@ def run(
         Further content on which the results depend, such as options bound into `step`.
     keep : bool, default True
         Keep results in files. Without it nothing is written and nothing can be resumed.
-    ending, folder
-        As in :func:`remember`.
+    ending : {".json", ".csv", ".npz"}
+        The kind of result: plain values, a data frame, or a mapping of arrays.
+    folder : path-like, optional
+        Where results are kept; ``jobs`` in :func:`cache_dir` by default.
     n_jobs : int, default 1
         Processes on this machine; -1 for all cores.
     client : distributed.Client, optional
@@ -259,8 +207,25 @@ def run(
     Returns
     -------
     list
-        One result an item, in order.
+        One result an item, in order. A kept result is read back from its file, so that the first and every later call
+        return the same.
+
+    Raises
+    ------
+    ValueError
+        If `ending` is none of the three.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first = run("square", lambda x: x * x, [3], folder=folder)
+    ...     again = run("square", lambda x: 1 / 0, [3], folder=folder)
+    >>> first, again
+    ([9], [9])
     """
+    if ending not in _ENDINGS:
+        raise ValueError(f"ending must be one of {', '.join(_ENDINGS)}, got {ending!r}")
     from tqdm import tqdm
 
     items = list(items)

@@ -59,29 +59,31 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "value"), [(".json", {"a": [1, None]}), (".npz", {"x": np.arange(3)}), (".csv", None)]
 )
-def test_remember_computes_once_and_returns_the_same(tmp_path, ending, value):
+def test_every_kind_of_result_is_computed_once_and_comes_back_the_same(tmp_path, ending, value):
     value = pd.DataFrame({"x": [0.1, 1 / 3]}) if value is None else value
     calls = []
 
-    def compute():
-        calls.append(1)
+    def compute(item):
+        calls.append(item)
         return value
 
-    first, again = (jobs.remember("step", 1, compute, ending=ending, folder=tmp_path) for _ in range(2))
-    assert len(calls) == 1
+    (first,), (again,) = (jobs.run("step", compute, [1], ending=ending, folder=tmp_path) for _ in range(2))
+    assert calls == [1]
     if ending == ".csv":
         pd.testing.assert_frame_equal(first, value)
         pd.testing.assert_frame_equal(again, value)
     else:
         np.testing.assert_equal(first, value)
         np.testing.assert_equal(again, value)
+    with pytest.raises(ValueError, match="ending must be one of"):
+        jobs.run("step", compute, [1], ending=".pkl", folder=tmp_path)
 
 
 def test_a_damaged_result_is_computed_anew(tmp_path):
-    jobs.remember("step", 1, lambda: 5, folder=tmp_path)
+    jobs.run("step", lambda x: 5, [1], folder=tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_text("{")
-    assert jobs.remember("step", 1, lambda: 6, folder=tmp_path) == 6
+    assert jobs.run("step", lambda x: 6, [1], folder=tmp_path) == [6]
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

@@ -44,7 +44,6 @@ def test_every_public_function_returns_a_figure(phantoms):
         "reliability_diagram": plotting.reliability_diagram({"a": reliability}),
         "dataset_overview": plotting.dataset_overview(phantoms.table(), masks.mean(axis=(1, 2))),
         "histogram_1d": plotting.histogram_1d(images[0], masks[0], centres=[10, 20], thresholds=[15]),
-        "confusion_bars": plotting.confusion_bars({"a": (1, 2, 3, 4)}),
     }
     functions = {name for name in plotting.__all__ if callable(getattr(plotting, name)) and name != "colour_of"}
     assert functions == set(figures)

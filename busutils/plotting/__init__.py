@@ -9,7 +9,6 @@ from busutils.plotting.images import (
     overlay,
 )
 from busutils.plotting.scores import (
-    confusion_bars,
     dataset_overview,
     histogram_1d,
     learning_curves,
@@ -24,7 +23,6 @@ __all__ = [
     "METHOD_ORDER",
     "activation_grid",
     "colour_of",
-    "confusion_bars",
     "dataset_overview",
     "heat_overlay",
     "histogram_1d",

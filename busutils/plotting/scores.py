@@ -14,7 +14,6 @@ from busutils.evaluation import bootstrap_mean
 from busutils.plotting.style import colour_of
 
 __all__ = [
-    "confusion_bars",
     "dataset_overview",
     "histogram_1d",
     "learning_curves",
@@ -232,33 +231,4 @@ def histogram_1d(
     axes.plot(centres, np.zeros(len(centres)), "^", color="black", ms=10, clip_on=False, label="cluster centre")
     axes.set(xlabel="grey value", ylabel="density", xlim=(0, 256))
     axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def confusion_bars(counts: Mapping[str, Sequence[int]], *, title: str = "") -> Figure:
-    """Draw how the pixels of images divide into true and false positives and negatives.
-
-    Parameters
-    ----------
-    counts : mapping of str to (tp, fp, fn, tn)
-        Name → counts, from :func:`busutils.metrics.counts`.
-    title : str
-        Of the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    figure, axes = plt.subplots(figsize=(7, 0.6 * len(counts) + 1.2), layout="constrained")
-    parts = ("true positive", "false positive", "false negative", "true negative")
-    colours = ("#0072b2", "#e69f00", "#d55e00", "#cccccc")
-    values = np.array(list(counts.values()), dtype=float)
-    values = 100 * values / values.sum(axis=1, keepdims=True)
-    left = np.zeros(len(counts))
-    for column, (part, colour) in enumerate(zip(parts, colours, strict=True)):
-        axes.barh(list(counts), values[:, column], left=left, color=colour, label=part)
-        left += values[:, column]
-    axes.invert_yaxis()
-    axes.set(xlabel="% of the pixels", title=title, xlim=(0, 100))
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
