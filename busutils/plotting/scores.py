@@ -74,7 +74,7 @@ def score_strips(table: pd.DataFrame, *, score: str = "dice", by: str = "method"
     if score in ("dice", "iou", "precision", "recall", "nsd"):
         axes.set_xlim(-0.03, 1.03)
     label = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (pixels)", "nsd": "NSD"}.get(score, score)
-    axes.set_xlabel(f"{label} of each image (dots); mean and 95 % interval over groups (diamond)")
+    axes.set_xlabel(f"{label} of each image; mean, 95 % interval over groups")
     axes.set_ylabel("")
     axes.set_title(title, fontsize=11)
     return figure

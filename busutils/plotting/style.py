@@ -21,7 +21,7 @@ COLOURS = {
     "unknown": "#000000",
 }
 METHOD_ORDER = tuple(COLOURS)[:6]
-_OTHERS = ("#56b4e9", "#f0e442", "#000000")
+_OTHERS = ("#56b4e9", "#882255", "#000000")  # without the yellow, which fades on white
 
 
 def colour_of(name: str, position: int = 0) -> str:
