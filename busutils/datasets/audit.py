@@ -47,7 +47,7 @@ _STRETCHES = (0.86, 0.93, 1.0, 1.075, 1.16)
 _EXACT_BELOW = 4096  # all dot products are quicker than trees up to here
 _TREES = 24
 _LEAF = 96  # vectors of one leaf are compared in full
-_ALIKE = 0.4
+_ALIKE = 0.5
 _TINY = 0.001  # a lesion below this share of its image is called tiny
 # Thresholds set on simulated images with and without calipers and text.
 _BURNT_STEP, _BURNT_LEVEL, _BURNT_PX = 80, 180, 12
