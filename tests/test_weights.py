@@ -18,7 +18,10 @@ def test_every_file_of_weights_has_a_card_and_scores_and_is_small():
     for name in models.list_weights():
         card = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
         assert "not a medical device" in card
-        for scores in json.loads((FOLDER / f"{name}.json").read_text())["scores"]:
+        facts = models.weights_facts(name)
+        assert (facts["held_out"] == 5) == (name != "phantom-light")
+        assert f"`{facts['trained_on']}`" in card
+        for scores in facts["scores"]:
             assert f"{scores['dice']:.3f} [{scores['dice_low']:.3f}, {scores['dice_high']:.3f}]" in card
         assert ("Fold 5 was held out" in card) == (name != "phantom-light")
         sizes.append(len((FOLDER / f"{name}.npz").read_bytes()))

@@ -257,11 +257,12 @@ def run_benchmark(
     for name, method in spec.methods.items():
         for source, fold, seed in _trainings(spec, method):
             task = asdict(_Task(name, dict(method), source, seed, fold, None, spec.size, root, content.get(source, "")))
-            if source in spec.sources:
+            if source is not None and method["kind"] != "weights":
                 trainings.append(task)
             for target in spec.targets:
                 at_home = source is not None and bool(_keys(target) & _keys(source))
-                if at_home or source not in spec.sources or fold == spec.folds[0]:
+                # Away from home one training a seed is enough: that without the first fold.
+                if at_home or method["kind"] == "weights" or fold == spec.folds[0]:
                     scorings.append(task | {"target": target, "content": task["content"] + content[target]})
     options = {"parts": RECIPE_VERSION, "n_jobs": n_jobs, "client": client, "progress": progress}
     jobs.run("train", _train_step, trainings, **options)
