@@ -138,8 +138,8 @@ def test_fetch_unpacks_and_loads_and_a_second_call_asks_nobody(server, offer, ar
     with pytest.warns(datasets.DatasetWarning, match="4 of 42"):
         assert len(datasets.load("stu", tmp_path / "data")) == 4
     asked = len(server.asked)
-    assert datasets.fetch("stu", tmp_path / "data", progress=False) == home
-    assert len(server.asked) == asked
+    again = datasets.fetch("stu", tmp_path / "data", confirm=lambda card: pytest.fail("it is there"), progress=False)
+    assert again == home and len(server.asked) == asked
 
 
 def test_refused_licence_downloads_nothing(server, offer, archive, tmp_path):
