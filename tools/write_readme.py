@@ -87,9 +87,9 @@ def weights_table() -> str:
         name = f"[{path.stem}](busutils/models/weights/{path.stem}.md)"
         for row in json.loads(path.read_text())["scores"]:
             where = row["dataset"] + (f", fold {row['fold']}" if row["fold"] else "")
-            silent = "" if row["false_alarms"] is None else f"{1 - row['false_alarms']:.1%} of {row['n_normal']}"
+            silent = "" if row["false_alarms"] is None else f"{1 - row['false_alarms']:.1%} of {row['n_normal']:.0f}"
             lines.append(
-                f"| {name} | {where} | {row['n']} | {row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}] "
+                f"| {name} | {where} | {row['n']:.0f} | {row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}] "
                 f"| {silent} |"
             )
             name = ""
