@@ -237,6 +237,7 @@ def _datasets_check(args: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict(), indent=1))
     else:
         print(f"{report.folder}: {report.n_images} images, {report.n_masks} masks, {report.n_groups} groups")
+        _print(report.table)
         for problem in report.problems:
             print(f"{'problem' if problem.fatal else 'note'}: {problem.message}")
         print("usable" if report.ok else "not usable")
@@ -263,10 +264,17 @@ def _datasets_audit(args: argparse.Namespace) -> int:
     if args.html:
         report.write_html(args.html)
     if args.json:
-        _print(report.pairs, True)
-    else:
-        print(f"{len(report.pairs)} pairs of near-copies")
+        problems = json.loads(report.problems.to_json(orient="records"))
+        print(json.dumps({"pairs": json.loads(report.pairs.to_json(orient="records")), "findings": problems}, indent=1))
+        return 0
+    n_pairs, n_findings = len(report.pairs), len(report.problems)
+    print(f"{n_pairs} {'pair' if n_pairs == 1 else 'pairs'} of near-copies" + (", the most alike:" if n_pairs else ""))
+    if n_pairs:
         _print(report.pairs.head(20))
+    print(f"\n{n_findings} images with a finding" + (", by kind:" if n_findings else ""))
+    if n_findings:
+        kinds = report.problems["findings"].str.split("; ").explode().value_counts()
+        _print(kinds.rename_axis("finding").reset_index(name="images"))
     return 0
 
 
@@ -285,6 +293,9 @@ def _datasets_cache(args: argparse.Namespace) -> int:
     if args.clear:
         datasets.clear_cache()
     about = datasets.cache_info()
+    if args.json:
+        print(json.dumps({"path": str(about.path), "entries": about.entries, "bytes": about.bytes}))
+        return 0
     print(f"{about.path}: {about.entries} sets, {about.bytes / 1e6:.1f} MB")
     return 0
 
@@ -329,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
         parts[name] = add(group, name, run, text)
         if name not in ("list", "cache"):
             parts[name].add_argument("name", metavar="NAME", help="such as busi")
-        if name not in ("fetch", "cache"):
+        if name != "fetch":
             parts[name].add_argument("--json", action="store_true", help="for programs")
         if name in ("fetch", "check", "audit", "split"):
             parts[name].add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")

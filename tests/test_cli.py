@@ -232,3 +232,19 @@ def test_the_readme_s_tables_are_those_of_the_files():
     index = write_readme.INDEX.read_text(encoding="utf-8")
     assert write_readme.figures_index() == index
     assert "| ? |" not in index  # every picture has a known origin
+
+
+def test_an_audit_tells_pairs_and_findings(capsys):
+    status, out, _ = run(capsys, "datasets", "audit", "phantom?n=12&size=96&copies=0.5&calipers=1")
+    assert status == 0
+    assert "pairs of near-copies, the most alike:" in out
+    assert "burnt-in marks" in out.split("images with a finding, by kind:")[1]
+    status, out, _ = run(capsys, "datasets", "audit", "phantom?n=4&size=64", "--json")
+    assert status == 0
+    assert set(json.loads(out)) == {"pairs", "findings"}
+
+
+def test_the_cache_tells_programs_its_place(capsys):
+    status, out, _ = run(capsys, "datasets", "cache", "--json")
+    assert status == 0
+    assert set(json.loads(out)) == {"path", "entries", "bytes"}
