@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -437,6 +438,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: _say(f"busutils: note: {message}")
     try:
         return args.run(args)
+    except BrokenPipeError:  # whoever read our output has seen enough, as in `busutils datasets list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, ImportError, OSError, KeyError) as error:
         # Our own errors are one sentence already. A bug deserves its traceback, which --debug would only hide.
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
