@@ -81,6 +81,12 @@ def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, 
     seen_groups = datasets.concatenate(datasets.load(seen)).split(5)[0].groups
     all_groups = datasets.concatenate(datasets.load(spec.targets[0])).groups
     assert sorted(table["group"]) == sorted(set(all_groups) - set(seen_groups))
+    # Other weights under the same name are scored anew, not found among the kept results.
+    other = tmp_path / "other.npz"
+    models.UNetSegmenter(size=32, filters=(2, 4), epochs=1).fit(*datasets.load(seen).load_arrays(32)).save(other)
+    monkeypatch.setattr(benchmark, "weights_file", lambda name: other)
+    monkeypatch.setattr(models, "load_weights", lambda name: models.load(other))
+    assert not evaluation.run_benchmark(spec)["dice"].equals(table["dice"])
     monkeypatch.setattr(models, "weights_facts", lambda name: {"trained_on": seen, "held_out": None})
     with pytest.raises(evaluation.SpecError, match="no image is left"):
         evaluation.run_benchmark(spec)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -220,6 +221,7 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path):
     killed = subprocess.Popen(**command("killed"), stdout=subprocess.DEVNULL)
     checkpoints = []
     while not checkpoints and killed.poll() is None:
+        time.sleep(0.01)
         checkpoints = list(tmp_path.glob("killed/trained/UNet*.checkpoint.npz"))
     killed.kill()
     assert killed.wait() == -signal.SIGKILL

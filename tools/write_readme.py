@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -124,8 +125,10 @@ def figures_index() -> str:
             for name, caption in re.findall(r'publish\(\s*"(\w+)".*?caption="(.*?)"', "".join(cell["source"]), re.S):
                 rows[name] = (caption, f"[{path.stem}](../notebooks/{path.name}), cell {number}")
     for path in sorted((ROOT / "benchmarks").glob("*.py")):
-        for name in re.findall(r"(\w+)\.png", path.read_text(encoding="utf-8")):
-            rows.setdefault(name, (name.replace("_", " "), f"`benchmarks/{path.name}`"))
+        text = path.read_text(encoding="utf-8")
+        about = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].replace("\n", " ")
+        for name in re.findall(r"(\w+)\.png", text):
+            rows.setdefault(name, (about, f"`benchmarks/{path.name}`"))
     lines = [
         "# Figures",
         "",

@@ -19,6 +19,7 @@ from busutils.evaluation.evaluate import evaluate
 from busutils.models.fitting import fit_on
 from busutils.models.segmenter import Segmenter
 from busutils.models.training import RECIPE_VERSION
+from busutils.models.weights import weights_file
 
 __all__ = ["BenchmarkSpec", "SpecError", "compare_methods", "run_benchmark"]
 
@@ -186,9 +187,7 @@ class _Task:
 
 def _train(task: _Task) -> Segmenter:
     segmenter = _segmenter(task.method, task.seed)
-    if task.source is None:
-        return segmenter
-    if task.method["kind"] == "weights":
+    if task.source is None or task.method["kind"] == "weights":
         return segmenter
     train, _ = _load(task.source, task.root).split(task.fold)
     return fit_on(segmenter, train, task.size)
@@ -267,7 +266,9 @@ def run_benchmark(
     for name, method in spec.methods.items():
         for source, fold, seed in _trainings(spec, method):
             task = asdict(_Task(name, dict(method), source, seed, fold, None, spec.size, root, content.get(source, "")))
-            if source is not None and method["kind"] != "weights":
+            if method["kind"] == "weights":
+                task["content"] = jobs.content_key(weights_file(method["name"]).read_bytes())
+            elif source is not None:
                 trainings.append(task)
             for target in spec.targets:
                 at_home = source is not None and bool(_keys(target) & _keys(source))

@@ -11,6 +11,7 @@ from busutils import jobs
 from busutils.datasets import LesionDataset
 from busutils.models.segmenter import Segmenter, WeightsError
 from busutils.models.training import RECIPE_VERSION
+from busutils.models.weights import weights_file
 
 __all__ = ["fit_on"]
 
@@ -52,7 +53,10 @@ def fit_on(
     fresh = clone(segmenter)
     if not segmenter.supervised:
         return fresh.fit(images)
-    key = jobs.content_key(RECIPE_VERSION, segmenter, images, masks, dataset.groups)[:20]
+    parts = [RECIPE_VERSION, segmenter, images, masks, dataset.groups]
+    if getattr(segmenter, "start", None) and (before := weights_file(segmenter.start)).is_file():
+        parts.append(before.read_bytes())
+    key = jobs.content_key(*parts)[:20]
     place = Path(folder or jobs.cache_dir() / "trained")
     path = place / f"{type(segmenter).__name__}-{key}.npz"
     if path.exists():

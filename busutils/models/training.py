@@ -214,9 +214,9 @@ class UNetSegmenter(Segmenter):
     def _starting_network(self) -> Any:
         network = self._build()
         if self.start is not None:
-            from busutils.models.weights import list_weights, load_weights
+            from busutils.models.weights import weights_file
 
-            before = load_weights(self.start) if self.start in list_weights() else Segmenter.load(self.start)
+            before = Segmenter.load(weights_file(self.start))
             weights = before.network_.get_weights() if hasattr(before, "network_") else []
             if [w.shape for w in weights] != [tuple(w.shape) for w in network.weights]:
                 raise WeightsError(

@@ -57,8 +57,8 @@ def unet(
         levels at strides 2, 4, 8 and 16; the bottleneck is the encoder's own, and the last entry is not used.
     encoder : str or None
         Replaces the contracting path: ``efficientnet-lite0``, or a class of ``keras.applications``. Its ImageNet weights
-        are filled in by :func:`busutils.models.encoder.load_imagenet`. The probabilities are computed at half the resolution and
-        enlarged, which costs a lesion of 20 pixels' radius less than one percent of Dice and halves the time.
+        are filled in by :func:`busutils.models.encoder.load_imagenet`. The probabilities are computed at half the
+        resolution and enlarged, which spares the costliest level.
     dropout : float, default 0
         Share of the bottleneck's channels dropped in training.
     seed : int, default 0

@@ -10,7 +10,7 @@ from typing import Any
 from busutils.datasets.phantom import GENERATOR_VERSION
 from busutils.models.segmenter import Segmenter, WeightsError
 
-__all__ = ["list_weights", "load_weights", "weights_facts"]
+__all__ = ["list_weights", "load_weights", "weights_facts", "weights_file"]
 
 _FOLDER = Path(__file__).parent
 
@@ -18,6 +18,14 @@ _FOLDER = Path(__file__).parent
 def list_weights() -> list[str]:
     """Names of the trained weights in the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.npz"))
+
+
+def weights_file(name: str) -> Path:
+    """File of shipped weights, or the path itself where the name is none of theirs.
+
+    What is computed with weights depends on this file's content, not on its name.
+    """
+    return _FOLDER / f"{name}.npz" if name in list_weights() else Path(name)
 
 
 def weights_facts(name: str) -> dict[str, Any]:
@@ -73,4 +81,4 @@ def load_weights(name: str) -> Segmenter:
             f"{name} was trained on phantoms of generator {made_with}, this is {GENERATOR_VERSION}: train it again",
             stacklevel=2,
         )
-    return Segmenter.load(_FOLDER / f"{name}.npz")
+    return Segmenter.load(weights_file(name))
