@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = ROOT / "figures"
 RESULTS = FIGURES / "matrix.csv"
+FOLDS = FIGURES / "busi_folds.csv"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
 INDEX = FIGURES / "README.md"
 MINUTES = FIGURES / "lesson_minutes.csv"
@@ -97,6 +98,27 @@ def weights_table() -> str:
     return "\n".join(lines)
 
 
+def folds_table() -> str:
+    """The U-Net over five folds of BUSI, as a whole, by class and by lesion size."""
+    table = pd.read_csv(FOLDS)
+    table = evaluation.add_size_band(table.drop(columns="seed")[table["method"].str.startswith("U-Net")])
+    scores = ("dice", "iou", "hd95", "nsd")
+    lesions = table[table["mask_area"] > 0].assign(all="all lesions")
+    lines = [
+        "| Method | Lesions | Images | Dice | IoU | HD95, px | NSD | Missed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for by in ("all", "label", "size"):
+        ordered = lesions.sort_values(by, kind="stable")
+        for row in evaluation.summarise(ordered, ["method", by], scores=scores).to_dict("records"):
+            cells = [f"{row[s]:.3f} [{row[s + '_low']:.3f}, {row[s + '_high']:.3f}]" for s in scores]
+            cells[2] = f"{row['hd95']:.0f} [{row['hd95_low']:.0f}, {row['hd95_high']:.0f}]"
+            lines.append(f"| {row['method']} | {row[by]} | {row['n']} | {' | '.join(cells)} | {row['missed']:.1%} |")
+    normals = table[table["mask_area"] == 0].groupby("method", sort=False)["pred_area"]
+    silent = "; ".join(f"{name}, {(part == 0).mean():.1%} of {len(part)}" for name, part in normals)
+    return "\n".join([*lines, "", f"Normal images left alone: {silent}."])
+
+
 def lessons_table() -> str:
     lines = ["| Lesson | You will hold in your hands | Minutes to run |", "|---|---|---|"]
     for row in pd.read_csv(MINUTES).itertuples():
@@ -108,7 +130,7 @@ def lessons_table() -> str:
 
 def written(text: str) -> str:
     """The README with its tables replaced by those of the CSV files."""
-    tables = {"results": results_table(), "lessons": lessons_table(), "weights": weights_table()}
+    tables = {"results": results_table(), "lessons": lessons_table(), "weights": weights_table(), "folds": folds_table()}
     for name, table in tables.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         text, count = mark.subn(lambda found, table=table: found[1] + table + "\n" + found[2], text)

@@ -1,0 +1,160 @@
+"""Several methods on the same images: every pair compared, ranks with their uncertainty, lesions by size."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from busutils.evaluation.statistics import compare
+
+__all__ = ["SIZE_BANDS", "add_size_band", "compare_all", "holm", "rank_methods"]
+
+SIZE_BANDS = ("below 3 %", "3 to 10 %", "above 10 %")  # of the image; near BUSI's thirds
+
+
+def add_size_band(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the column ``size``: which share of the image the lesion fills.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an image, from :func:`busutils.evaluation.evaluate`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A copy with an ordered category; missing for images without a lesion.
+
+    Examples
+    --------
+    >>> add_size_band(pd.DataFrame({"mask_area": [0.0, 0.01, 0.2]}))["size"].tolist()
+    [nan, 'below 3 %', 'above 10 %']
+    """
+    shares = table["mask_area"].where(table["mask_area"] > 0)
+    return table.assign(size=pd.cut(shares, [0, 0.03, 0.1, 1], labels=list(SIZE_BANDS)))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Correct p-values for how many there are, after Holm.
+
+    Parameters
+    ----------
+    p_values : (N,) sequence of float
+        ``nan`` marks a comparison that was none; it stays ``nan`` and does not count.
+
+    Returns
+    -------
+    (N,) float ndarray
+        Corrected values in the same order, at most 1.
+
+    References
+    ----------
+    Holm 1979, Scandinavian Journal of Statistics 6:65.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, float)
+    corrected = np.full(len(p_values), math.nan)
+    counted = np.flatnonzero(~np.isnan(p_values))
+    order = counted[np.argsort(p_values[counted], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)
+    return corrected
+
+
+def _lesion_scores(table: pd.DataFrame, score: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Images in rows, methods in columns, trainings averaged; and the group of every image."""
+    lesions = table[table["mask_area"] > 0]
+    scores = lesions.pivot_table(index="id", columns="method", values=score, aggfunc="mean")
+    scores = scores[list(dict.fromkeys(table["method"]))]
+    if scores.isna().any(axis=None):
+        raise ValueError("not every method has a score of every image: compare methods on the same images")
+    return scores, lesions.drop_duplicates("id").set_index("id")["group"][scores.index]
+
+
+def compare_all(
+    table: pd.DataFrame, score: str = "dice", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Compare every pair of methods on the lesion images that all of them were scored on.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an image and method, from :func:`busutils.evaluation.compare_methods` or
+        :func:`busutils.evaluation.run_benchmark` for one test set. Several trainings of a method are averaged.
+    score : str, default "dice"
+        Column to compare.
+    level, n_boot, seed
+        As in :func:`busutils.evaluation.bootstrap_mean`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a pair: ``first, second, difference, low, high`` (first minus second), ``p`` of Wilcoxon's signed-rank
+        test over groups, ``p_holm`` corrected for the number of pairs, ``effect`` (rank-biserial correlation).
+
+    Raises
+    ------
+    ValueError
+        If a method lacks the score of an image.
+    """
+    scores, groups = _lesion_scores(table, score)
+    rows = []
+    for first, second in itertools.combinations(scores.columns, 2):
+        found = compare(
+            scores[first], scores[second], groups.to_numpy(), level=level, n_boot=n_boot, seed=seed
+        )
+        rows.append((first, second, *found.difference, found.p_value, found.effect))
+    result = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p", "effect"])
+    result.insert(6, "p_holm", holm(result["p"]))
+    return result
+
+
+def rank_methods(
+    table: pd.DataFrame, score: str = "dice", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Rank methods by their mean score, and say how sure the ranks are.
+
+    Parameters
+    ----------
+    table, score
+        As in :func:`compare_all`.
+    level, n_boot, seed
+        Groups are drawn again `n_boot` times, the methods ranked each time; the bounds are quantiles of those ranks.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a method, best first: ``method, mean, rank, rank_low, rank_high, first`` (share of the draws in which it
+        came first; methods that tie share it).
+
+    Raises
+    ------
+    ValueError
+        If a method lacks the score of an image.
+    """
+    scores, groups = _lesion_scores(table, score)
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.stack([np.bincount(index, weights=scores[name]) for name in scores.columns], axis=1)
+    sizes = np.bincount(index)
+    times = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=n_boot)
+    means = pd.DataFrame((times @ sums) / (times @ sizes)[:, None], columns=scores.columns).round(12)
+    ranks = means.rank(axis=1, ascending=False, method="min")
+    won = ranks.eq(1)
+    result = pd.DataFrame(
+        {
+            "mean": scores.mean(),
+            "rank": scores.mean().round(12).rank(ascending=False, method="min").astype(int),
+            "rank_low": ranks.quantile((1 - level) / 2).round().astype(int),
+            "rank_high": ranks.quantile((1 + level) / 2).round().astype(int),
+            "first": won.div(won.sum(axis=1), axis=0).mean(),
+        }
+    )
+    return result.rename_axis("method").reset_index().sort_values("rank", kind="stable", ignore_index=True)
