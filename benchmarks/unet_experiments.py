@@ -5,13 +5,13 @@ Three experiments with the light U-Net on BUSI, each scored on images it never s
 - ``leak``: trained on 80 % drawn at random, as most publications do. Test images are told apart by whether a near-copy of
   them (their group in ``datasets/folds/busi.csv``) was in training.
 - ``pretraining``: 16, 64 and 256 training images of folds 1 to 4, from scratch and from the weights ``phantom-light``, which
-  saw simulated images only; equal numbers of steps; scored on fold 5.
+  saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5.
 - ``seeds``: the whole recipe on folds 1 to 4 with several seeds, scored on fold 5.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
 
-Usage: python benchmarks/unet_experiments.py leak pretraining seeds [--seeds 3] [--precision mixed_bfloat16]
+Usage: python benchmarks/unet_experiments.py leak pretraining seeds [--seeds 3] [--epochs 40] [--precision mixed_bfloat16]
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ import pandas as pd
 from busutils import datasets, evaluation, jobs, models, plotting
 
 FIGURES = Path(__file__).parents[1] / "figures"
-STEPS = 600  # of eight images
 
 
-def leak(busi: datasets.LesionDataset, seeds: int, precision: str) -> pd.DataFrame:
+def leak(busi: datasets.LesionDataset, seeds: int, epochs: int, precision: str) -> pd.DataFrame:
     """Train on a random split and score images with and without a near-copy in training."""
     tables = []
     for seed in range(seeds):
@@ -39,7 +38,7 @@ def leak(busi: datasets.LesionDataset, seeds: int, precision: str) -> pd.DataFra
         train, test = busi.subset(~in_test), busi.subset(in_test)
         # Ids as groups: whoever splits at random does so for validation too.
         images, masks = train.load_arrays(256)
-        settings = models.UNetSegmenter(precision=precision, seed=seed)
+        settings = models.UNetSegmenter(epochs=epochs, precision=precision, seed=seed)
         kept = jobs.cache_dir() / "trained" / f"leak-{jobs.content_key(settings, images, masks)[:20]}.npz"
         if not kept.exists():
             settings.fit(images, masks, checkpoint=kept.with_suffix(".checkpoint.npz"), progress=True)
@@ -51,7 +50,7 @@ def leak(busi: datasets.LesionDataset, seeds: int, precision: str) -> pd.DataFra
     return pd.concat(tables)
 
 
-def pretraining(busi: datasets.LesionDataset, seeds: int, precision: str) -> pd.DataFrame:
+def pretraining(busi: datasets.LesionDataset, seeds: int, epochs: int, precision: str) -> pd.DataFrame:
     """Train on few images, from scratch and from phantoms."""
     train, test = busi.split(5)
     lesions = train.lesions()
@@ -61,20 +60,21 @@ def pretraining(busi: datasets.LesionDataset, seeds: int, precision: str) -> pd.
         for n in (16, 64, 256):
             some = lesions.subset(order[:n])
             for name, start in (("from scratch", None), ("phantoms first", "phantom-light")):
-                settings = models.UNetSegmenter(
-                    epochs=math.ceil(8 * STEPS / n), start=start, precision=precision, seed=seed
-                )
+                # Equal numbers of steps: as many as `epochs` of all training images.
+                equal = math.ceil(epochs * len(train) / n / 4)
+                settings = models.UNetSegmenter(epochs=equal, start=start, precision=precision, seed=seed)
                 fitted = models.fit_on(settings, some, progress=True)
                 tables.append(evaluation.evaluate(fitted, test).assign(setting=name, n_train=n, seed=seed))
     return pd.concat(tables)
 
 
-def seeds(busi: datasets.LesionDataset, seeds: int, precision: str) -> pd.DataFrame:
+def seeds(busi: datasets.LesionDataset, seeds: int, epochs: int, precision: str) -> pd.DataFrame:
     """Train the same recipe again with other seeds."""
     train, test = busi.split(5)
     return pd.concat(
         evaluation.evaluate(
-            models.fit_on(models.UNetSegmenter(precision=precision, seed=seed), train, progress=True), test
+            models.fit_on(models.UNetSegmenter(epochs=epochs, precision=precision, seed=seed), train, progress=True),
+            test,
         ).assign(setting="light", seed=seed)
         for seed in range(seeds)
     )
@@ -112,11 +112,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, []], help="none: draw only")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--precision", default="float32")
     given = parser.parse_args()
     busi = datasets.load("busi")
     for name in given.experiments:
-        table = EXPERIMENTS[name](busi, given.seeds, given.precision).round(4)
+        table = EXPERIMENTS[name](busi, given.seeds, given.epochs, given.precision).round(4)
         with jobs.atomic_path(FIGURES / f"unet_{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
         by = ["n_train", "setting", "seed"] if name == "pretraining" else ["setting", "seed"]

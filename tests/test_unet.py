@@ -176,9 +176,9 @@ def test_training_with_presence_ends_in_other_weights():
     images = rng.integers(0, 255, (8, 32, 32), dtype=np.uint8)
     masks = np.zeros((8, 32, 32), bool)
     masks[:4, 8:20, 8:20] = True
-    settings = dict(size=32, filters=(4, 8), epochs=1, validation_fraction=0)
-    plain = UNetSegmenter(**settings).fit(images, masks)
-    present = UNetSegmenter(**settings, presence=1.0).fit(images, masks)
+    settings = {"size": 32, "filters": (4, 8), "epochs": 1, "validation_fraction": 0}
+    plain = models.UNetSegmenter(**settings).fit(images, masks)
+    present = models.UNetSegmenter(**settings, presence=1.0).fit(images, masks)
     assert present.history_["loss"][0] > plain.history_["loss"][0]
 
 

@@ -130,7 +130,12 @@ def lessons_table() -> str:
 
 def written(text: str) -> str:
     """The README with its tables replaced by those of the CSV files."""
-    tables = {"results": results_table(), "lessons": lessons_table(), "weights": weights_table(), "folds": folds_table()}
+    tables = {
+        "results": results_table(),
+        "lessons": lessons_table(),
+        "weights": weights_table(),
+        "folds": folds_table(),
+    }
     for name, table in tables.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         text, count = mark.subn(lambda found, table=table: found[1] + table + "\n" + found[2], text)

@@ -2,7 +2,7 @@
 
 from busutils.evaluation.benchmark import BenchmarkSpec, SpecError, compare_methods, run_benchmark
 from busutils.evaluation.calibration import expected_calibration_error, reliability
-from busutils.evaluation.evaluate import EvaluationError, evaluate, evaluate_masks, summarise
+from busutils.evaluation.evaluate import EvaluationError, evaluate, evaluate_masks, score_masks, summarise
 from busutils.evaluation.ranking import SIZE_BANDS, add_size_band, compare_all, holm, rank_methods
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
 
@@ -25,5 +25,6 @@ __all__ = [
     "rank_methods",
     "reliability",
     "run_benchmark",
+    "score_masks",
     "summarise",
 ]

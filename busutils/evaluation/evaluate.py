@@ -17,7 +17,7 @@ from busutils.datasets.pixels import resize_mask
 from busutils.evaluation.statistics import bootstrap_mean
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["SCORES", "EvaluationError", "evaluate", "evaluate_masks", "summarise"]
+__all__ = ["SCORES", "EvaluationError", "evaluate", "evaluate_masks", "score_masks", "summarise"]
 
 SCORES = ("dice", "iou", "precision", "recall", "accuracy", "hd95", "nsd")
 
@@ -26,7 +26,21 @@ class EvaluationError(ValueError):
     """Predictions that cannot be scored, and why."""
 
 
-def _rows(dataset: LesionDataset, masks: Sequence[np.ndarray], preds: Sequence[np.ndarray]) -> pd.DataFrame:
+def score_masks(dataset: LesionDataset, masks: Sequence[np.ndarray], preds: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Score predicted masks that are at hand.
+
+    Parameters
+    ----------
+    dataset : LesionDataset
+        The images, for their names and groups.
+    masks, preds : sequence of (H, W) bool ndarray
+        Reference and prediction of every image, in the order of the set.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from :func:`evaluate`.
+    """
     rows = [
         {"id": r.id, "label": r.label, "group": r.group, "source": r.source, **metrics.scores(mask, pred)}
         for r, mask, pred in zip(dataset, masks, preds, strict=True)
@@ -71,7 +85,7 @@ def evaluate(segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, n
     if not len(dataset):
         raise EvaluationError("there is no image to evaluate: the set is empty")
     images, masks = dataset.load_arrays(size)
-    table = _rows(dataset, masks, segmenter.predict(images))
+    table = score_masks(dataset, masks, segmenter.predict(images))
     if native:
         pairs = [dataset.load_native(i) for i in range(len(dataset))]
         preds = segmenter.predict([image for image, _ in pairs])
@@ -140,7 +154,7 @@ def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size:
         )
     _, masks = dataset.load_arrays(size)
     preds = [resize_mask(_read_mask(path), size) for path in paths.values() if path is not None]
-    return _rows(dataset, masks, preds)
+    return score_masks(dataset, masks, preds)
 
 
 def summarise(

@@ -108,9 +108,7 @@ def compare_all(
     scores, groups = _lesion_scores(table, score)
     rows = []
     for first, second in itertools.combinations(scores.columns, 2):
-        found = compare(
-            scores[first], scores[second], groups.to_numpy(), level=level, n_boot=n_boot, seed=seed
-        )
+        found = compare(scores[first], scores[second], groups.to_numpy(), level=level, n_boot=n_boot, seed=seed)
         rows.append((first, second, *found.difference, found.p_value, found.effect))
     result = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p", "effect"])
     result.insert(6, "p_holm", holm(result["p"]))

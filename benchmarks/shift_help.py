@@ -1,0 +1,149 @@
+"""What helps a network on another scanner without training it again: BUSI's weights on BUS-BRA, fold 5.
+
+Every help is tried alone on the shipped weights ``busi-light`` and ``busi-encoder``, which never saw the target:
+
+- ``without the cut-off``: regions of little confidence are kept; its bound was chosen at home;
+- ``mirrored`` and ``mirrored and shrunk``: the mean of 2 or 4 views;
+- ``grey values 1 to 99 %``: every image stretched between these percentiles;
+- ``home's histogram``: every image's grey values matched to the mean quantiles of the training set;
+- ``local contrast``: CLAHE with scikit-image's settings;
+- ``batch statistics of the target``: means and variances of all normalisation layers taken anew from the target's images,
+  without their masks.
+
+All but the first two rows keep regions of little confidence, so that each is compared with ``without the cut-off``.
+Writes figures/shift_help.csv, one row an image, and prints paired differences with p-values after Holm.
+
+Usage: python benchmarks/shift_help.py [--weights busi-light busi-encoder]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from skimage import exposure
+
+from busutils import datasets, evaluation, jobs, models
+from busutils.models.engine import keras
+
+FIGURES = Path(__file__).parents[1] / "figures"
+LEVELS = np.linspace(0, 1, 257)
+BASE = "without the cut-off"
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def to_grey(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(image, [1, 99])
+    return to_grey((image - low) / max(high - low, 1) * 255)
+
+
+def like(home: np.ndarray) -> Change:
+    """Match an image's quantiles to the mean of the training images' quantiles."""
+    wanted = np.mean([np.quantile(image, LEVELS) for image in home], axis=0)
+
+    def matched(image: np.ndarray) -> np.ndarray:
+        # Equal grey values stay equal: each takes the quantile of the middle of its pixels.
+        counts = np.bincount(image.ravel(), minlength=256)
+        middle = (np.cumsum(counts) - counts / 2) / image.size
+        return to_grey(np.interp(middle, LEVELS, wanted))[image]
+
+    return matched
+
+
+def local_contrast(image: np.ndarray) -> np.ndarray:
+    return to_grey(exposure.equalize_adapthist(image) * 255)
+
+
+def adapt_statistics(segmenter: models.Segmenter, images: np.ndarray, batch: int = 16) -> None:
+    """Take the moving means and variances of batch normalisation from these images alone."""
+    network = segmenter.network_
+    norms = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    squares = np.stack([datasets.pixels.resize_image(image, segmenter.size) for image in images])
+    for index, start in enumerate(range(0, len(squares) - batch + 1, batch)):
+        for layer in norms:
+            layer.momentum = index / (index + 1)  # the running mean of all batches so far
+        network(squares[start : start + batch, ..., None].astype(np.float32), training=True)
+
+
+def helps(weights: str, home: datasets.LesionDataset, target: datasets.LesionDataset) -> pd.DataFrame:
+    """Score every help with one network."""
+    images, masks = target.load_arrays(256)
+    changes: dict[str, Change] = {
+        "grey values 1 to 99 %": stretched,
+        "home's histogram": like(home.load_arrays(256)[0]),
+        "local contrast": local_contrast,
+    }
+
+    def fresh(**settings: object) -> models.Segmenter:
+        segmenter = models.load(models.weights.weights_file(weights)).set_params(views=1, **settings)
+        segmenter.confidence_ = 0
+        return segmenter
+
+    def score(name: str, segmenter: models.Segmenter, seen: np.ndarray) -> pd.DataFrame:
+        table = evaluation.score_masks(target, masks, segmenter.predict(seen))
+        row = evaluation.summarise(table).iloc[0]
+        print(f"{weights}: {name}: {row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]", flush=True)
+        return table.assign(method=name, weights=weights)
+
+    cut = models.load(models.weights.weights_file(weights)).set_params(views=1)
+    tables = [score("as shipped, one view", cut, images), score(BASE, fresh(), images)]
+    tables.append(score("mirrored", fresh().set_params(views=2), images))
+    tables.append(score("mirrored and shrunk", fresh().set_params(views=4), images))
+    for name, change in changes.items():
+        tables.append(score(name, fresh(), np.stack([change(image) for image in images])))
+    adapted = fresh()
+    adapt_statistics(adapted, images)
+    tables.append(score("batch statistics of the target", adapted, images))
+    return pd.concat(tables)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--weights", nargs="+", default=["busi-light", "busi-encoder"])
+    given = parser.parse_args()
+    home, _ = datasets.load("busi").split(5)
+    _, target = datasets.load("bus-bra").split(5)
+    table = pd.concat(helps(weights, home, target) for weights in given.weights)
+    with jobs.atomic_path(FIGURES / "shift_help.csv") as temporary:
+        table[
+            [
+                "weights",
+                "method",
+                "id",
+                "label",
+                "group",
+                "source",
+                "dice",
+                "iou",
+                "hd95",
+                "nsd",
+                "mask_area",
+                "pred_area",
+            ]
+        ].round(4).to_csv(temporary, index=False)
+    for weights, part in table.groupby("weights", sort=False):
+        pairs = evaluation.compare_all(part)
+        pairs = pairs[(pairs["first"] == BASE) | (pairs["second"] == BASE)].copy()
+        turned = pairs["first"] == BASE
+        pairs.loc[turned, ["difference", "low", "high", "effect"]] = -pairs.loc[
+            turned, ["difference", "high", "low", "effect"]
+        ].to_numpy()
+        pairs["help"] = pairs["first"].where(~turned, pairs["second"])
+        pairs["p_holm"] = evaluation.holm(pairs["p"])  # as many comparisons as helps
+        print(
+            weights,
+            pairs[["help", "difference", "low", "high", "p_holm", "effect"]].round(4).to_string(index=False),
+            sep="\n",
+        )
+
+
+if __name__ == "__main__":
+    main()
