@@ -1,4 +1,7 @@
-"""Draw figures/matrix.png, the heat map of the README's table, from figures/matrix.csv.
+"""Draw figures/matrix.png, the heat map of the README's table, and compare its methods, from figures/matrix.csv.
+
+Writes figures/matrix_pairs.csv (every two methods on every set: paired difference, Wilcoxon's p over groups, corrected
+after Holm within the set) and figures/matrix_ranks.csv (ranks with the share of bootstrap draws in which each came first).
 
 Usage: python benchmarks/matrix_figure.py
 """
@@ -7,6 +10,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+import pandas as pd
 
 from busutils import evaluation, jobs, plotting
 
@@ -25,6 +30,10 @@ def main() -> None:
     )
     intervals = low.map("{:.2f}–".format) + high.map("{:.2f}".format)
     figure = plotting.score_matrix(means, intervals, title="mean Dice on images never seen, 95 % interval over groups")
+    for name, tell in (("pairs", evaluation.compare_all), ("ranks", evaluation.rank_methods)):
+        parts = [tell(part).assign(target=target) for target, part in table.groupby("target", sort=False)]
+        with jobs.atomic_path(ROOT / "figures" / f"matrix_{name}.csv") as temporary:
+            pd.concat(parts).round(6).to_csv(temporary, index=False)
     with jobs.atomic_path(ROOT / "figures" / "matrix.png") as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
 

@@ -57,6 +57,10 @@ def results_table() -> str:
     """Methods in rows, test sets in columns."""
     table = common_images()
     summary = evaluation.summarise(table, ["target", "method"]).set_index(["target", "method"])
+    ranks = {
+        target: evaluation.rank_methods(part).set_index("method")
+        for target, part in table.groupby("target", sort=False)
+    }
     sizes = summary.groupby("target", sort=False)[["n", "groups", "n_normal"]].first()
     lines = [
         "Test images: "
@@ -67,14 +71,18 @@ def results_table() -> str:
         )
         + ".",
         "",
-        "| Method | " + " | ".join(f"Dice on {t}" for t in sizes.index) + " | IoU on busi | Missed | Left alone |",
-        "|---" * (len(sizes) + 4) + "|",
+        "| Method | "
+        + " | ".join(f"Dice on {t}" for t in sizes.index)
+        + " | IoU on busi | Missed | Left alone | Rank |",
+        "|---" * (len(sizes) + 5) + "|",
     ]
     for method in table["method"].unique():
         busi = summary.loc[("busi", method)]
         scores = [summary.loc[(target, method)] for target in sizes.index]
         cells = [f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]" for row in scores]
         cells += [f"{busi.iou:.3f}", f"{busi.missed:.1%}", f"{1 - busi.false_alarms:.1%}"]
+        spans = [ranks[target].loc[method, ["rank_low", "rank_high"]] for target in sizes.index]
+        cells.append(", ".join(f"{low}–{high}" if low < high else f"{low}" for low, high in spans))
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
