@@ -9,7 +9,7 @@ its own, one after the other:
 - ``monai``: ``monai.networks.nets.UNet`` with our channels and residual units, ``DiceCELoss``, AdamW 1e-3, batches of 8, flips,
   rotation, zoom, contrast and noise from MONAI; runs where ``torch`` and ``monai`` are installed (no dependency of ours).
 
-Writes figures/unet_peers.csv, one row an epoch. Time to a Dice that was never reached is a lower bound: the time spent.
+Writes figures/unet_peers.csv, one row an epoch, and draws figures/unet_peers.png. Without a peer it only draws. Time to a Dice that was never reached is a lower bound: the time spent.
 
 Usage: python benchmarks/unet_peers.py light sibling monai [--minutes 20] [--python monai=/path/to/python]
 """
@@ -24,8 +24,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # a peer's interpreter has no pandas
+    import pandas as pd
 
 FIGURES = Path(__file__).parents[1] / "figures"
 SIZE = 128
@@ -159,9 +163,28 @@ def run_here(peer: str, path: str, minutes: float, seed: int) -> None:
         start = time.perf_counter()
 
 
+def draw(table: pd.DataFrame) -> None:
+    """Draw validation Dice over training time."""
+    import matplotlib.pyplot as plt
+
+    from busutils import jobs, plotting
+
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    colours = (plotting.COLOURS[name] for name in ("U-Net", "K-Means, improved", "constant mask"))
+    for (peer, part), colour, marker in zip(table.groupby("peer", sort=False), colours, "os^", strict=False):
+        axis.plot(part["seconds"] / 60, part["val_dice"], f"{marker}-", color=colour, markersize=3, label=peer)
+    axis.axhline(0.65, color="grey", linewidth=0.8, linestyle=":")
+    axis.set(
+        xlabel="minutes of training on two cores", ylabel="mean Dice, validation groups", ylim=(0, 1), xlim=(0, None)
+    )
+    axis.legend(frameon=False, loc="lower right")
+    with jobs.atomic_path(FIGURES / "unet_peers.png") as temporary:
+        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("peers", nargs="+", choices=list(PEERS))
+    parser.add_argument("peers", nargs="*", choices=[*PEERS, []])
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="another interpreter")
@@ -204,6 +227,7 @@ def main() -> None:
         table = pd.concat([table[table["peer"] != peer], pd.DataFrame(rows)], ignore_index=True)
         with jobs.atomic_path(target) as temporary:
             table.to_csv(temporary, index=False)
+    draw(table)
     for peer, part in table.groupby("peer"):
         reached = {
             level: f"{part.loc[part['val_dice'] >= level, 'seconds'].min():.0f} s"
