@@ -1,7 +1,13 @@
 """Scores of many images: tables, intervals, comparisons. Free of Keras."""
 
 from busutils.evaluation.benchmark import BenchmarkSpec, SpecError, compare_methods, run_benchmark
-from busutils.evaluation.calibration import expected_calibration_error, reliability
+from busutils.evaluation.calibration import (
+    contour_band,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    with_temperature,
+)
 from busutils.evaluation.evaluate import EvaluationError, evaluate, evaluate_masks, score_masks, summarise
 from busutils.evaluation.ranking import SIZE_BANDS, add_size_band, compare_all, holm, rank_methods
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
@@ -18,13 +24,16 @@ __all__ = [
     "compare",
     "compare_all",
     "compare_methods",
+    "contour_band",
     "evaluate",
     "evaluate_masks",
     "expected_calibration_error",
+    "fit_temperature",
     "holm",
     "rank_methods",
     "reliability",
     "run_benchmark",
     "score_masks",
     "summarise",
+    "with_temperature",
 ]

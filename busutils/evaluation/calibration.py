@@ -6,8 +6,88 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage, optimize, special
 
-__all__ = ["expected_calibration_error", "reliability"]
+__all__ = ["contour_band", "expected_calibration_error", "fit_temperature", "reliability", "with_temperature"]
+
+
+def contour_band(mask: np.ndarray, pred: np.ndarray, *, radius: float = 10.0) -> np.ndarray:
+    """Pixels near the contour of the reference or of the prediction, where the hard decisions are.
+
+    Parameters
+    ----------
+    mask, pred : (H, W) bool ndarray
+        Reference and prediction.
+    radius : float, default 10
+        Distance in pixels.
+
+    Returns
+    -------
+    (H, W) bool ndarray
+        Empty if both masks are.
+
+    Examples
+    --------
+    >>> mask = np.zeros((1, 9), bool)
+    >>> mask[0, 4:] = True
+    >>> contour_band(mask, mask, radius=2).astype(int).tolist()
+    [[0, 0, 1, 1, 1, 1, 0, 0, 0]]
+    """
+    near = np.zeros(mask.shape, bool)
+    for shown in (mask, pred):
+        if shown.any() and not shown.all():
+            inside = ndimage.distance_transform_edt(shown)
+            outside = ndimage.distance_transform_edt(~shown)
+            near |= inside + outside <= radius  # one of them is zero
+    return near
+
+
+def with_temperature(prob: np.ndarray, temperature: float) -> np.ndarray:
+    """Divide the logits by a temperature: above 1 the probabilities become less extreme, and no mask at 0.5 changes.
+
+    Parameters
+    ----------
+    prob : float ndarray
+        Probabilities in [0, 1].
+    temperature : float
+        Positive.
+
+    Returns
+    -------
+    float32 ndarray of the same shape
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    logits = special.logit(np.clip(np.asarray(prob, float), 1e-6, 1 - 1e-6))
+    return special.expit(logits / temperature).astype(np.float32)
+
+
+def fit_temperature(masks: Sequence[np.ndarray], probs: Sequence[np.ndarray]) -> float:
+    """Temperature with the least cross-entropy. Fit it on validation images, never on those that are scored.
+
+    Parameters
+    ----------
+    masks, probs : sequences of arrays of equal shapes
+        References (bool) and probabilities; whole images, or the pixels of a band.
+
+    Returns
+    -------
+    float
+        In [0.05, 20].
+
+    References
+    ----------
+    Guo et al. 2017, On calibration of modern neural networks, ICML, arXiv:1706.04599.
+    """
+    truth = np.concatenate([np.ravel(mask) for mask in masks]).astype(float)
+    prob = np.concatenate([np.ravel(prob) for prob in probs]).astype(float)
+    logits = special.logit(np.clip(prob, 1e-6, 1 - 1e-6))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp(0, scaled) - truth * scaled))
+
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))
 
 
 def reliability(masks: Sequence[np.ndarray], probs: Sequence[np.ndarray], *, bins: int = 10) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Feature maps and Seg-Grad-CAM of a trained U-Net."""
+"""Feature maps of a trained U-Net."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import numpy as np
 import pandas as pd
 
 from busutils import metrics
-from busutils.datasets.pixels import resize_image, resize_map, resize_mask
+from busutils.datasets.pixels import resize_image, resize_map
 from busutils.models.segmenter import Segmenter, check_images
 
-__all__ = ["feature_maps", "rank_channels", "seg_grad_cam"]
+__all__ = ["feature_maps", "rank_channels"]
 
 
-def _network(segmenter: Segmenter) -> Any:
+def network_of(segmenter: Segmenter) -> Any:
+    """Network of a segmenter, or one sentence that it has none."""
     network = getattr(segmenter, "network_", None)
     if network is None:
         raise ValueError(f"a {type(segmenter).__name__} has no network to look into: give a fitted UNetSegmenter")
     return network
 
 
-def _layer(network: Any, name: str) -> Any:
+def layer_of(network: Any, name: str) -> Any:
+    """Layer by name, or the list of those there are."""
     names = [layer.name for layer in network.layers]
     if name not in names:
         levels = [n for n in names if n == "bottleneck" or n.removeprefix("enc").removeprefix("dec").isdigit()]
@@ -32,7 +34,8 @@ def _layer(network: Any, name: str) -> Any:
     return network.get_layer(name)
 
 
-def _batch(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
+def batch_of(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
+    """One image as the network takes it, ``(1, S, S, 1)`` float32."""
     (image,) = check_images([image])
     return resize_image(image, segmenter.size)[None, ..., None].astype(np.float32)
 
@@ -61,9 +64,9 @@ def feature_maps(segmenter: Segmenter, image: np.ndarray, layers: Sequence[str])
     """
     from busutils.models.engine import keras
 
-    network = _network(segmenter)
-    outputs = [_layer(network, name).output for name in layers]
-    values = keras.Model(network.inputs, outputs).predict_on_batch(_batch(segmenter, image))
+    network = network_of(segmenter)
+    outputs = [layer_of(network, name).output for name in layers]
+    values = keras.Model(network.inputs, outputs).predict_on_batch(batch_of(segmenter, image))
     return {
         name: np.moveaxis(np.asarray(value)[0], -1, 0).astype(np.float32)
         for name, value in zip(layers, values, strict=True)
@@ -113,69 +116,3 @@ def rank_channels(maps: np.ndarray, mask: np.ndarray) -> pd.DataFrame:
         scores.append(metrics.iou(mask, strong, empty=0.0))
     table = pd.DataFrame({"channel": range(len(maps)), "iou": scores})
     return table.sort_values("iou", ascending=False, kind="stable", ignore_index=True)
-
-
-def seg_grad_cam(
-    segmenter: Segmenter, image: np.ndarray, *, layer: str = "bottleneck", region: np.ndarray | None = None
-) -> np.ndarray:
-    """Seg-Grad-CAM: which places of a layer raise the logits of a set of pixels.
-
-    The layer's channels are weighted by the mean gradient of the region's summed logits, added, and cut below zero.
-    Logits are used because the sigmoid's slope vanishes where the network is sure.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-        A fitted one with a network, on the TensorFlow engine.
-    image : (H, W) uint8 ndarray
-        Any size.
-    layer : str, default "bottleneck"
-        Whose activations are weighted.
-    region : (H, W) bool ndarray, optional
-        Pixels that are asked about: one, a part, or the whole prediction (default; the whole image if nothing was
-        predicted).
-
-    Returns
-    -------
-    (H, W) float32 ndarray
-        Not negative, in the units of the logits; all zero if nothing raises them.
-
-    Raises
-    ------
-    ValueError
-        If the segmenter has no network, the network no such layer, or `region` no pixel.
-    RuntimeError
-        If Keras runs on another engine than TensorFlow.
-
-    References
-    ----------
-    Vinogradova, Dibrov, Myers 2020, AAAI student abstract, arXiv:2002.11434.
-    """
-    from busutils.models.engine import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"Seg-Grad-CAM needs Keras' TensorFlow engine, this is {keras.backend.backend()}: set KERAS_BACKEND=tensorflow"
-        )
-    import tensorflow as tf
-
-    network = _network(segmenter)
-    if region is None:
-        region = segmenter.predict([image])[0]
-        region = region if region.any() else np.ones(image.shape, bool)
-    if region.shape != image.shape or not region.any():
-        raise ValueError(f"region must mark at least one pixel of the image {image.shape}")
-    pixels = resize_mask(region, segmenter.size)
-    if not pixels.any():  # a single pixel may fall between the coarser ones
-        rows, columns = np.nonzero(region)
-        scale = segmenter.size / np.array(image.shape)
-        pixels[int(rows[0] * scale[0]), int(columns[0] * scale[1])] = True
-
-    model = keras.Model(network.inputs, [_layer(network, layer).output, network.get_layer("logits").output])
-    with tf.GradientTape() as tape:
-        activations, logits = model(tf.constant(_batch(segmenter, image)), training=False)
-        total = tf.reduce_sum(tf.boolean_mask(tf.cast(logits[0, ..., 0], tf.float32), pixels))
-    gradients = tape.gradient(total, activations)
-    weights = tf.reduce_mean(tf.cast(gradients, tf.float32), axis=(1, 2))[0]
-    cam = tf.nn.relu(tf.reduce_sum(tf.cast(activations[0], tf.float32) * weights, axis=-1))
-    return resize_map(cam.numpy(), image.shape)

@@ -8,13 +8,15 @@ Adebayo et al. 2018, Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage, stats
 
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["edge_map", "energy_inside", "map_similarity", "randomise"]
+__all__ = ["deletion_insertion", "edge_map", "energy_inside", "map_similarity", "randomisation_curve", "randomise"]
 
 
 def edge_map(image: np.ndarray, *, sigma: float = 2.0) -> np.ndarray:
@@ -115,3 +117,84 @@ def randomise(segmenter: Segmenter, down_to: str, *, seed: int = 0) -> Segmenter
         # Shuffling keeps the distribution of a layer's weights, so that only what they have learned is lost.
         layer.set_weights([rng.permuted(weight.ravel()).reshape(weight.shape) for weight in layer.get_weights()])
     return shuffled
+
+
+def randomisation_curve(
+    segmenter: Segmenter,
+    explain: Callable[[Segmenter, np.ndarray], np.ndarray],
+    images: Sequence[np.ndarray],
+    layers: Sequence[str],
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How much of a map survives while more and more of the network is shuffled.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one with a network.
+    explain : callable
+        From a segmenter and an image to a map. It should ask about the same region before and after.
+    images : sequence of (H, W) uint8 ndarray
+        Images.
+    layers : sequence of str
+        How far back to shuffle, from the output on, such as ``["dec1", "dec3", "bottleneck", "enc1"]``.
+    seed : int, default 0
+        Of the shuffling.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an image and layer: ``image, layer, similarity`` to the map of the trained network. A curve that stays
+        high belongs to a method that shows the image.
+    """
+    before = [explain(segmenter, image) for image in images]
+    rows = []
+    for layer in layers:
+        shuffled = randomise(segmenter, layer, seed=seed)
+        for index, (image, first) in enumerate(zip(images, before, strict=True)):
+            rows.append((index, layer, map_similarity(first, explain(shuffled, image))))
+    return pd.DataFrame(rows, columns=["image", "layer", "similarity"])
+
+
+def deletion_insertion(
+    segmenter: Segmenter, image: np.ndarray, values: np.ndarray, region: np.ndarray, *, steps: int = 10
+) -> pd.DataFrame:
+    """Blur away the pixels that a map calls important, most important first; and bring them back into a blurred image.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one.
+    image : (H, W) uint8 ndarray
+        B-mode image.
+    values : (H, W) float ndarray
+        The map.
+    region : (H, W) bool ndarray
+        Whose mean probability is watched.
+    steps : int, default 10
+        Equal parts of the pixels.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``share`` of the pixels changed, and the region's mean probability ``deleted`` and ``inserted``. A good map makes
+        the first fall early and the second rise early; compare it with :func:`edge_map` and with chance.
+
+    References
+    ----------
+    Petsiuk, Das, Saenko 2018, RISE, BMVC, arXiv:1806.07421.
+    """
+    blurred = ndimage.gaussian_filter(image, max(image.shape) / 16, mode="nearest")
+    # Equal values, such as the zeros of a map cut at zero, come in random order and not from the top down.
+    ties = np.random.default_rng(0).random(values.size)
+    order = np.lexsort((ties, -values.ravel()))
+    shares = np.linspace(0, 1, steps + 1)
+    versions = []
+    for share in shares:
+        important = np.zeros(values.size, bool)
+        important[order[: round(share * values.size)]] = True
+        important = important.reshape(values.shape)
+        versions += [np.where(important, blurred, image), np.where(important, image, blurred)]
+    means = [float(prob[region].mean()) for prob in segmenter.predict_proba(np.stack(versions))]
+    return pd.DataFrame({"share": shares, "deleted": means[::2], "inserted": means[1::2]})

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from busutils.datasets.pixels import resize_map
+from busutils.explain.activation import batch_of, network_of
 from busutils.models.segmenter import Segmenter, check_images
 
-__all__ = ["doubt", "entropy", "risk_coverage", "shaken_proba"]
+__all__ = ["doubt", "dropout_proba", "entropy", "risk_coverage", "shaken_proba"]
 
 
 def entropy(prob: np.ndarray) -> np.ndarray:
@@ -62,6 +64,71 @@ def shaken_proba(segmenter: Segmenter, images: np.ndarray | Sequence[np.ndarray]
     ]
     stacks = [np.stack(maps) for maps in zip(*versions, strict=True)]
     return [stack.mean(axis=0) for stack in stacks], [stack.std(axis=0) for stack in stacks]
+
+
+def dropout_proba(
+    segmenter: Segmenter,
+    images: np.ndarray | Sequence[np.ndarray],
+    *,
+    rate: float = 0.3,
+    samples: int = 8,
+    seed: int = 0,
+) -> tuple[list, list]:
+    """Mean and spread of the probability while channels of the bottleneck are dropped at random (MC dropout).
+
+    Whole channels are set to zero and the others raised to make up for it, as in training with
+    ``UNetSegmenter(dropout=…)``; nothing else is in training mode, so batch statistics stay as they are. A network that was
+    trained without dropout can be asked, too, but its spread then says how it takes damage, no more.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one with a network that has a layer ``bottleneck``.
+    images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
+        Images.
+    rate : float, default 0.3
+        Share of the channels, in [0, 1).
+    samples : int, default 8
+        Draws.
+    seed : int, default 0
+        Of the draws; every image gets the same.
+
+    Returns
+    -------
+    mean, spread : list of (H, W) float32 ndarray
+        Mean and standard deviation over the draws.
+
+    Raises
+    ------
+    ValueError
+        If the segmenter has no network, or `rate` is not in [0, 1).
+
+    References
+    ----------
+    Gal, Ghahramani 2016, ICML, arXiv:1506.02142.
+    """
+    from busutils.models.engine import keras
+
+    network = network_of(segmenter)
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be in [0, 1), got {rate}")
+    names = [layer.name for layer in network.layers]
+    levels = [name for name in names if name.startswith("enc") and name[3:].isdigit()]
+    cuts = [network.get_layer(name).output for name in [*levels, "bottleneck"]]
+    contract, expand = keras.Model(network.inputs, cuts), keras.Model(cuts, network.outputs)
+    n_channels = cuts[-1].shape[-1]
+    rng = np.random.default_rng(seed)
+    factors = (rng.random((samples, 1, 1, n_channels)) >= rate).astype(np.float32) / (1 - rate)
+    means, spreads = [], []
+    for image in check_images(images):
+        values = [np.asarray(v, np.float32) for v in contract.predict_on_batch(batch_of(segmenter, image))]
+        draws = [expand.predict_on_batch([*values[:-1], values[-1] * factor]) for factor in factors]
+        maps = np.stack(
+            [resize_map(np.asarray(draw, np.float32).reshape(draw.shape[1:3]), image.shape) for draw in draws]
+        )
+        means.append(maps.mean(axis=0))
+        spreads.append(maps.std(axis=0))
+    return means, spreads
 
 
 def doubt(prob: np.ndarray, threshold: float = 0.5) -> float:

@@ -1,0 +1,292 @@
+"""Which pixels, or which places of a layer, speak for a mask: CAMs, integrated gradients, occlusion.
+
+Gradient methods need Keras' TensorFlow engine; occlusion works with any segmenter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from busutils.datasets.pixels import resize_map, resize_mask
+from busutils.explain.activation import batch_of, layer_of, network_of
+from busutils.models.segmenter import Segmenter, check_images
+
+__all__ = ["hires_cam", "input_gradients", "integrated_gradients", "occlusion", "seg_grad_cam"]
+
+
+def _tensorflow(method: str) -> Any:
+    from busutils.models.engine import keras
+
+    engine = keras.backend.backend()
+    if engine != "tensorflow":
+        raise RuntimeError(
+            f"{method} needs Keras' TensorFlow engine, this is {engine}: set KERAS_BACKEND=tensorflow, or use occlusion"
+        )
+    import tensorflow as tf
+
+    return tf
+
+
+def _region(segmenter: Segmenter, image: np.ndarray, region: np.ndarray | None) -> np.ndarray:
+    """Pixels that are asked about: the given ones, else the prediction, else all."""
+    if region is None:
+        region = segmenter.predict([image])[0]
+        region = region if region.any() else np.ones(image.shape, bool)
+    if region.shape != image.shape or not region.any():
+        raise ValueError(f"region must mark at least one pixel of the image {image.shape}")
+    return region
+
+
+def _squared(region: np.ndarray, size: int) -> np.ndarray:
+    pixels = resize_mask(region, size)
+    if not pixels.any():  # a single pixel may fall between the coarser ones
+        rows, columns = np.nonzero(region)
+        scale = size / np.array(region.shape)
+        pixels[int(rows[0] * scale[0]), int(columns[0] * scale[1])] = True
+    return pixels
+
+
+def _logits(network: Any) -> Any:
+    """Logits at the size of the input: a network with an encoder enlarges them first."""
+    names = {layer.name for layer in network.layers}
+    return network.get_layer("enlarged_logits" if "enlarged_logits" in names else "logits").output
+
+
+def _layer_gradients(
+    segmenter: Segmenter, image: np.ndarray, layer: str, region: np.ndarray | None, method: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Activations of a layer, and the gradient of the region's summed logits with respect to them; both ``(h, w, C)``."""
+    tf = _tensorflow(method)
+    from busutils.models.engine import keras
+
+    network = network_of(segmenter)
+    pixels = _squared(_region(segmenter, image, region), segmenter.size)
+    model = keras.Model(network.inputs, [layer_of(network, layer).output, _logits(network)])
+    with tf.GradientTape() as tape:
+        activations, logits = model(tf.constant(batch_of(segmenter, image)), training=False)
+        total = tf.reduce_sum(tf.boolean_mask(tf.cast(logits[0, ..., 0], tf.float32), pixels))
+    gradients = tape.gradient(total, activations)
+    if gradients is None:
+        raise ValueError(f"layer {layer!r} comes after the logits: choose an earlier one")
+    return tf.cast(activations[0], tf.float32).numpy(), tf.cast(gradients[0], tf.float32).numpy()
+
+
+def seg_grad_cam(
+    segmenter: Segmenter, image: np.ndarray, *, layer: str = "bottleneck", region: np.ndarray | None = None
+) -> np.ndarray:
+    """Seg-Grad-CAM: which places of a layer raise the logits of a set of pixels.
+
+    The layer's channels are weighted by the mean gradient of the region's summed logits, added, and cut below zero.
+    Logits are used because the sigmoid's slope vanishes where the network is sure.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one with a network, on the TensorFlow engine.
+    image : (H, W) uint8 ndarray
+        Any size.
+    layer : str, default "bottleneck"
+        Whose activations are weighted.
+    region : (H, W) bool ndarray, optional
+        Pixels that are asked about: one, a part, or the whole prediction (default; the whole image if nothing was
+        predicted).
+
+    Returns
+    -------
+    (H, W) float32 ndarray
+        Not negative, in the units of the logits; all zero if nothing raises them.
+
+    Raises
+    ------
+    ValueError
+        If the segmenter has no network, the network no such layer, or `region` no pixel.
+    RuntimeError
+        If Keras runs on another engine than TensorFlow.
+
+    References
+    ----------
+    Vinogradova, Dibrov, Myers 2020, AAAI student abstract, arXiv:2002.11434.
+    """
+    activations, gradients = _layer_gradients(segmenter, image, layer, region, "Seg-Grad-CAM")
+    cam = np.maximum((activations * gradients.mean(axis=(0, 1))).sum(axis=-1), 0)
+    return resize_map(cam, image.shape)
+
+
+def hires_cam(
+    segmenter: Segmenter, image: np.ndarray, *, layer: str = "bottleneck", region: np.ndarray | None = None
+) -> np.ndarray:
+    """HiRes-CAM: as Seg-Grad-CAM, but every place of a channel is weighted by its own gradient.
+
+    Averaging a channel's gradient over all places lets a map light up where the layer is active although the logits
+    asked about do not depend on that place. This one cannot.
+
+    Parameters
+    ----------
+    segmenter, image, layer, region
+        As in :func:`seg_grad_cam`.
+
+    Returns
+    -------
+    (H, W) float32 ndarray
+        Not negative, in the units of the logits.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As :func:`seg_grad_cam`.
+
+    References
+    ----------
+    Draelos, Carin 2020, arXiv:2011.08891.
+    """
+    activations, gradients = _layer_gradients(segmenter, image, layer, region, "HiRes-CAM")
+    return resize_map(np.maximum((activations * gradients).sum(axis=-1), 0), image.shape)
+
+
+def _from_standardised(network: Any, tf: Any) -> tuple[Any, Any]:
+    """Two functions: from grey values to standardised ones, and from these to logits."""
+    from busutils.models.engine import keras
+
+    names = [layer.name for layer in network.layers]
+    if "standardise" not in names:
+        return tf.identity, keras.Model(network.inputs, _logits(network))
+    middle = network.get_layer("standardise").output
+    return keras.Model(network.inputs, middle), keras.Model(middle, _logits(network))
+
+
+def input_gradients(segmenter: Segmenter, image: np.ndarray, *, region: np.ndarray | None = None) -> np.ndarray:
+    """Gradient of the region's summed logits with respect to every pixel: what a small change there would do.
+
+    With a region of one pixel, the mean of its magnitude over images is the receptive field as it is used; the one in
+    theory, :func:`busutils.models.unet.describe`, bounds it.
+
+    Parameters
+    ----------
+    segmenter, image, region
+        As in :func:`seg_grad_cam`.
+
+    Returns
+    -------
+    (S, S) float32 ndarray
+        At the network's size, logits per grey value, with sign.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As :func:`seg_grad_cam`.
+    """
+    tf = _tensorflow("the gradient of the input")
+    from busutils.models.engine import keras
+
+    network = network_of(segmenter)
+    pixels = _squared(_region(segmenter, image, region), segmenter.size)
+    model = keras.Model(network.inputs, _logits(network))
+    given = tf.constant(batch_of(segmenter, image))
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        total = tf.reduce_sum(tf.boolean_mask(tf.cast(model(given, training=False)[0, ..., 0], tf.float32), pixels))
+    return tape.gradient(total, given)[0, ..., 0].numpy()
+
+
+def integrated_gradients(
+    segmenter: Segmenter, image: np.ndarray, *, region: np.ndarray | None = None, steps: int = 32
+) -> np.ndarray:
+    """Integrated gradients of the region's summed logits, from an image of even grey to this one.
+
+    The path runs through standardised images, from zero. On grey values it would be no path at all: the network
+    standardises each image first, so that every faded copy of it looks the same to it, down to the last step.
+
+    Parameters
+    ----------
+    segmenter, image, region
+        As in :func:`seg_grad_cam`.
+    steps : int, default 32
+        Points of the path, the middles of as many equal parts.
+
+    Returns
+    -------
+    (S, S) float32 ndarray
+        At the network's size, with sign. The sum is the region's summed logits less those of the even image, up to the
+        error of the steps.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As :func:`seg_grad_cam`.
+
+    References
+    ----------
+    Sundararajan, Taly, Yan 2017, ICML, arXiv:1703.01365.
+    """
+    tf = _tensorflow("integrated gradients")
+    pixels = _squared(_region(segmenter, image, region), segmenter.size)
+    standardise, logits = _from_standardised(network_of(segmenter), tf)
+    end = tf.cast(standardise(tf.constant(batch_of(segmenter, image))), tf.float32)
+    total = np.zeros(pixels.shape, np.float32)
+    shares = ((np.arange(steps) + 0.5) / steps).astype(np.float32)
+    for start in range(0, steps, 4):
+        path = tf.constant(shares[start : start + 4].reshape(-1, 1, 1, 1)) * end
+        with tf.GradientTape() as tape:
+            tape.watch(path)
+            asked = tf.cast(logits(path, training=False)[..., 0], tf.float32) * tf.constant(pixels, tf.float32)
+            summed = tf.reduce_sum(asked)
+        total += tape.gradient(summed, path).numpy().sum(axis=(0, 3))
+    return total / steps * end.numpy()[0, ..., 0]
+
+
+def occlusion(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    *,
+    region: np.ndarray | None = None,
+    window: float = 0.125,
+    overlap: int = 2,
+) -> np.ndarray:
+    """How much the region's mean probability falls when a part of the image is blurred away.
+
+    Needs no gradient and no network: K-Means can be asked, too.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one, of any kind.
+    image, region
+        As in :func:`seg_grad_cam`.
+    window : float, default 0.125
+        Sides of the part, as shares of the image's.
+    overlap : int, default 2
+        A window moves by its side over this number.
+
+    Returns
+    -------
+    (H, W) float32 ndarray
+        Mean fall over the windows that cover a pixel, in [-1, 1]; negative where blurring raises the probability.
+
+    Raises
+    ------
+    ValueError
+        If the region has no pixel, or a window would be smaller than a pixel or larger than the image.
+    """
+    (image,) = check_images([image])
+    region = _region(segmenter, image, region)
+    sides = [round(window * length) for length in image.shape]
+    if min(sides) < 1 or not 0 < window <= 1 or overlap < 1:
+        raise ValueError(f"window must be a share of the image that holds a pixel, and overlap at least 1: {window}")
+    # Blurred over more than the window: a grey patch would be an object of its own.
+    blurred = ndimage.gaussian_filter(image, [side / 2 for side in sides], mode="nearest")
+    corners = [sorted({*range(0, n - s, max(s // overlap, 1)), n - s}) for n, s in zip(image.shape, sides, strict=True)]
+    places = [np.s_[row : row + sides[0], column : column + sides[1]] for row in corners[0] for column in corners[1]]
+    before = float(segmenter.predict_proba([image])[0][region].mean())
+    fall, times = np.zeros(image.shape), np.zeros(image.shape)
+    for start in range(0, len(places), 16):
+        part = places[start : start + 16]
+        changed = np.repeat(image[None], len(part), axis=0)
+        for copy, place in zip(changed, part, strict=True):
+            copy[place] = blurred[place]
+        for place, prob in zip(part, segmenter.predict_proba(changed), strict=True):
+            fall[place] += before - float(prob[region].mean())
+            times[place] += 1
+    return (fall / times).astype(np.float32)
