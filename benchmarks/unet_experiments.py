@@ -1,17 +1,17 @@
-"""What a leak does to a score, what simulated images are worth before real ones, and how far seeds lie apart.
+"""What a leak does to a score, and what simulated images are worth before real ones.
 
-Three experiments with the light U-Net on BUSI, each scored on images it never saw:
+Two experiments with the light U-Net on BUSI, each scored on images it never saw:
 
-- ``leak``: trained on 80 % drawn at random, as most publications do. Test images are told apart by whether a near-copy of
-  them (their group in ``datasets/folds/busi.csv``) was in training.
+- ``leak``: lesion images are split at random, one fifth for the test, as most publications do. The network is trained
+  twice: on images among which are near-copies of test images (their group in ``datasets/folds/busi.csv``), and on as many
+  images without any. Both are scored on the same test images, those whose copy was in training told apart from the others.
 - ``pretraining``: 16, 64 and 256 training images of folds 1 to 4, from scratch and from the weights ``phantom-light``, which
   saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5.
-- ``seeds``: the whole recipe on folds 1 to 4 with several seeds, scored on fold 5.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
 
-Usage: python benchmarks/unet_experiments.py leak pretraining seeds [--seeds 3] [--epochs 40] [--precision mixed_bfloat16]
+Usage: python benchmarks/unet_experiments.py leak pretraining [--seeds 3] [--epochs 40] [--size 128]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,28 +30,29 @@ from busutils import datasets, evaluation, jobs, models, plotting
 FIGURES = Path(__file__).parents[1] / "figures"
 
 
-def leak(busi: datasets.LesionDataset, seeds: int, epochs: int, precision: str) -> pd.DataFrame:
-    """Train on a random split and score images with and without a near-copy in training."""
+def leak(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
+    """Train with and without near-copies of the test images, on equally many images."""
+    lesions = busi.lesions()
+    groups = np.asarray(lesions.groups)
     tables = []
     for seed in range(seeds):
-        in_test = np.zeros(len(busi), bool)
-        in_test[np.random.default_rng(seed).permutation(len(busi))[: len(busi) // 5]] = True
-        train, test = busi.subset(~in_test), busi.subset(in_test)
-        # Ids as groups: whoever splits at random does so for validation too.
-        images, masks = train.load_arrays(256)
-        settings = models.UNetSegmenter(epochs=epochs, precision=precision, seed=seed)
-        kept = jobs.cache_dir() / "trained" / f"leak-{jobs.content_key(settings, images, masks)[:20]}.npz"
-        if not kept.exists():
-            settings.fit(images, masks, checkpoint=kept.with_suffix(".checkpoint.npz"), progress=True)
-            settings.save(kept)
-        table = evaluation.evaluate(models.load(kept), test)
-        copied = set(train.groups)
-        table["setting"] = ["copy in training" if group in copied else "no copy" for group in table["group"]]
-        tables.append(table.assign(seed=seed))
+        order = np.random.default_rng(seed).permutation(len(lesions))
+        test, rest = np.split(order, [len(order) // 5])
+        copied = np.isin(groups[rest], groups[test])
+        others = rest[~copied]
+        # Copies replace other images, so that both trainings see the same number.
+        trainings = {"copies in training": np.r_[rest[copied], others[copied.sum() :]], "no copies": others}
+        for training, chosen in trainings.items():
+            train = lesions.subset(np.sort(chosen))
+            fitted = models.fit_on(models.UNetSegmenter(seed=seed, **settings), train, progress=True)
+            table = evaluation.evaluate(fitted, lesions.subset(np.sort(test)))
+            has_copy = np.isin(table["group"], groups[rest])
+            table["image"] = np.where(has_copy, "has a copy", "has none")
+            tables.append(table.assign(setting=training, seed=seed, n_train=len(train)))
     return pd.concat(tables)
 
 
-def pretraining(busi: datasets.LesionDataset, seeds: int, epochs: int, precision: str) -> pd.DataFrame:
+def pretraining(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
     """Train on few images, from scratch and from phantoms."""
     train, test = busi.split(5)
     lesions = train.lesions()
@@ -59,50 +61,39 @@ def pretraining(busi: datasets.LesionDataset, seeds: int, epochs: int, precision
         order = np.random.default_rng(seed).permutation(len(lesions))
         for n in (16, 64, 256):
             some = lesions.subset(order[:n])
+            # Equal numbers of steps.
+            epochs = math.ceil(settings["epochs"] * len(train) / n / 4)
             for name, start in (("from scratch", None), ("phantoms first", "phantom-light")):
-                # Equal numbers of steps: as many as `epochs` of all training images.
-                equal = math.ceil(epochs * len(train) / n / 4)
-                settings = models.UNetSegmenter(epochs=equal, start=start, precision=precision, seed=seed)
-                fitted = models.fit_on(settings, some, progress=True)
-                tables.append(evaluation.evaluate(fitted, test).assign(setting=name, n_train=n, seed=seed))
+                segmenter = models.UNetSegmenter(**{**settings, "epochs": epochs}, start=start, seed=seed)
+                fitted = models.fit_on(segmenter, some, progress=True)
+                tables.append(evaluation.evaluate(fitted, test).assign(setting=name, seed=seed, n_train=n))
     return pd.concat(tables)
 
 
-def seeds(busi: datasets.LesionDataset, seeds: int, epochs: int, precision: str) -> pd.DataFrame:
-    """Train the same recipe again with other seeds."""
-    train, test = busi.split(5)
-    return pd.concat(
-        evaluation.evaluate(
-            models.fit_on(models.UNetSegmenter(epochs=epochs, precision=precision, seed=seed), train, progress=True),
-            test,
-        ).assign(setting="light", seed=seed)
-        for seed in range(seeds)
-    )
-
-
-EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "seeds": seeds}
+EXPERIMENTS = {"leak": leak, "pretraining": pretraining}
+X_OF = {"leak": "image", "pretraining": "n_train"}
+X_LABELS = {"leak": "test image", "pretraining": "real training images"}
 
 
 def draw() -> plt.Figure:
-    """Draw what has been measured so far."""
+    """Draw what has been measured so far: means and intervals over groups and trainings."""
     found = [name for name in EXPERIMENTS if (FIGURES / f"unet_{name}.csv").exists()]
-    figure, axes = plt.subplots(1, len(found), figsize=(4 * len(found), 3.4), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.4), squeeze=False, sharey=True)
     for axis, name in zip(axes[0], found, strict=True):
         table = pd.read_csv(FIGURES / f"unet_{name}.csv")
-        by = ["setting", "seed"] + (["n_train"] if name == "pretraining" else [])
-        means = evaluation.summarise(table, by)
+        means = evaluation.summarise(table, ["setting", X_OF[name]])
+        places = {value: place for place, value in enumerate(table[X_OF[name]].unique())}
         for index, (setting, part) in enumerate(means.groupby("setting", sort=False)):
-            x = part["n_train"] if name == "pretraining" else np.full(len(part), index)
-            shift = 1 + 0.04 * index if name == "pretraining" else 1
+            x = part[X_OF[name]].map(places) + 0.16 * (index - 0.5)
             colour = plotting.COLOURS[("U-Net", "K-Means, improved")[index]]
             error = np.abs(part[["dice_low", "dice_high"]].to_numpy().T - part["dice"].to_numpy())
-            axis.errorbar(x * shift, part["dice"], error, fmt="o", color=colour, label=setting, alpha=0.8)
-        if name == "pretraining":
-            axis.set(xscale="log", xticks=[16, 64, 256], xticklabels=[16, 64, 256], xlabel="real training images")
-            axis.minorticks_off()
-        else:
-            axis.set(xticks=[], xlim=(-0.5, means["setting"].nunique() - 0.5))
-        axis.set(title=name, ylim=(0, 1))
+            axis.errorbar(x, part["dice"], error, fmt="o", color=colour, label=setting, capsize=3)
+        n = table.groupby(X_OF[name])["id"].nunique() if name == "leak" else None
+        labels = [f"{value}" if n is None else f"{value} (n={n[value]})" for value in places]
+        axis.set(
+            xticks=list(places.values()), xticklabels=labels, xlabel=X_LABELS[name], xlim=(-0.5, len(places) - 0.5)
+        )
+        axis.set(title=f"{name}, {table['seed'].nunique()} training(s) each", ylim=(0, 1))
         axis.legend(frameon=False, loc="lower right")
     axes[0, 0].set_ylabel("mean Dice, 95 % interval over groups")
     return figure
@@ -113,15 +104,15 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, []], help="none: draw only")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--size", type=int, default=128)
     given = parser.parse_args()
     busi = datasets.load("busi")
     for name in given.experiments:
-        table = EXPERIMENTS[name](busi, given.seeds, given.epochs, given.precision).round(4)
+        table = EXPERIMENTS[name](busi, given.seeds, {"epochs": given.epochs, "size": given.size})
+        table = table.assign(size=given.size, epochs=given.epochs).round(4)
         with jobs.atomic_path(FIGURES / f"unet_{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-        by = ["n_train", "setting", "seed"] if name == "pretraining" else ["setting", "seed"]
-        print(evaluation.summarise(table, by).round(3).to_string())
+        print(evaluation.summarise(table, ["setting", X_OF[name]]).round(3).to_string())
     figure = draw()
     with jobs.atomic_path(FIGURES / "unet_experiments.png") as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
