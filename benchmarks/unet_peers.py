@@ -9,15 +9,20 @@ its own, one after the other:
 - ``monai``: ``monai.networks.nets.UNet`` with our channels and residual units, ``DiceCELoss``, AdamW 1e-3, batches of 8, flips,
   rotation, zoom, contrast and noise from MONAI; runs where ``torch`` and ``monai`` are installed (no dependency of ours).
 
-Writes figures/unet_peers.csv, one row an epoch, and draws figures/unet_peers.png. Without a peer it only draws. Time to a Dice that was never reached is a lower bound: the time spent.
+Times are comparable only within one engine (a row's ``engine``): each engine was one run on one machine. ``seconds`` is wall
+time, ``cpu_seconds`` what the process used of all cores, which other work on the machine does not stretch; the picture takes
+half of the latter where it was recorded. Writes figures/unet_peers.csv, one row an epoch, and draws figures/unet_peers.png.
+Without a peer it only draws. Time to a Dice that was never reached is a lower bound: the time spent. With ``--masks`` the
+best epoch's masks of fold 5 are written too, at the images' own sizes, for ``busutils evaluate --pred``.
 
-Usage: python benchmarks/unet_peers.py light sibling monai [--minutes 20] [--python monai=/path/to/python]
+Usage: python benchmarks/unet_peers.py light sibling monai [--minutes 20] [--python monai=/path/to/python] [--masks DIR]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -30,6 +35,8 @@ import numpy as np
 
 if TYPE_CHECKING:  # a peer's interpreter has no pandas
     import pandas as pd
+
+    from busutils import datasets
 
 FIGURES = Path(__file__).parents[1] / "figures"
 SIZE = 128
@@ -142,25 +149,50 @@ def mean_dice(masks: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def run_here(peer: str, path: str, minutes: float, seed: int) -> None:
-    """Train one peer in this process; print one JSON line an epoch."""
+    """Train one peer in this process; print one JSON line an epoch, and keep the best epoch's maps of the test images."""
     with np.load(path) as archive:
         data = dict(archive)
-    spent, start = 0.0, time.perf_counter()
+    wall = cpu = best = 0.0
+    start, cpu_start = time.perf_counter(), time.process_time()
     for epoch, (proba, parameters) in enumerate(PEERS[peer](data, seed), 1):
-        spent += time.perf_counter() - start
+        wall += time.perf_counter() - start
+        cpu += time.process_time() - cpu_start
+        val_dice = mean_dice(data["val_masks"], proba(data["val_images"]) >= 0.5)
         row = {
             "peer": peer,
             "epoch": epoch,
-            "seconds": round(spent, 2),
-            "val_dice": round(mean_dice(data["val_masks"], proba(data["val_images"]) >= 0.5), 4),
+            "seconds": round(wall, 2),
+            "cpu_seconds": round(cpu, 2),
+            "val_dice": round(val_dice, 4),
             "parameters": parameters,
-            "images_per_second": round(epoch * len(data["images"]) / spent, 2),
+            "images_per_second": round(epoch * len(data["images"]) / wall, 2),
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
         print(json.dumps(row), flush=True)
-        if spent > 60 * minutes:
+        if "test_images" in data and val_dice > best:
+            best = val_dice
+            np.savez_compressed(test_maps(path, peer), probs=proba(data["test_images"]).astype(np.float32))
+        if cpu / 2 > 60 * minutes:
             break
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
+
+
+def test_maps(path: str, peer: str) -> Path:
+    """Where a peer leaves its maps of the test images."""
+    return Path(path).with_suffix(f".{peer}.npz")
+
+
+def write_masks(probs: np.ndarray, dataset: datasets.LesionDataset, folder: Path) -> None:
+    """Write one mask an image, as large as the image."""
+    from PIL import Image
+
+    from busutils.datasets.pixels import resize_map
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (record, prob) in enumerate(zip(dataset, probs, strict=True)):
+        image, _ = dataset.load_native(index)
+        mask = resize_map(prob, image.shape) >= 0.5
+        Image.fromarray(np.uint8(255) * mask).save(folder / f"{record.id}.png")
 
 
 def draw(table: pd.DataFrame) -> None:
@@ -169,15 +201,20 @@ def draw(table: pd.DataFrame) -> None:
 
     from busutils import jobs, plotting
 
-    figure, axis = plt.subplots(figsize=(6, 3.6))
-    colours = (plotting.COLOURS[name] for name in ("U-Net", "K-Means, improved", "constant mask"))
-    for (peer, part), colour, marker in zip(table.groupby("peer", sort=False), colours, "os^", strict=False):
-        axis.plot(part["seconds"] / 60, part["val_dice"], f"{marker}-", color=colour, markersize=3, label=peer)
-    axis.axhline(0.65, color="grey", linewidth=0.8, linestyle=":")
-    axis.set(
-        xlabel="minutes of training on two cores", ylabel="mean Dice, validation groups", ylim=(0, 1), xlim=(0, None)
+    engines = table["engine"].unique()
+    figure, axes = plt.subplots(1, len(engines), figsize=(5 * len(engines), 3.6), sharey=True, squeeze=False)
+    colours = dict(
+        zip(PEERS, (plotting.COLOURS[name] for name in ("U-Net", "K-Means, improved", "constant mask")), strict=True)
     )
-    axis.legend(frameon=False, loc="lower right")
+    markers = dict(zip(PEERS, "os^", strict=True))
+    for axis, engine in zip(axes[0], engines, strict=True):
+        for peer, part in table[table["engine"] == engine].groupby("peer", sort=False):
+            minutes = (part["cpu_seconds"] / 2).fillna(part["seconds"]) / 60
+            axis.plot(minutes, part["val_dice"], f"{markers[peer]}-", color=colours[peer], markersize=3, label=peer)
+        axis.axhline(0.65, color="grey", linewidth=0.8, linestyle=":")
+        axis.set(title=f"engine: {engine}", xlabel="minutes of training on two cores", ylim=(0, 1), xlim=(0, None))
+        axis.legend(frameon=False, loc="lower right")
+    axes[0, 0].set_ylabel("mean Dice, validation groups")
     with jobs.atomic_path(FIGURES / "unet_peers.png") as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
 
@@ -188,6 +225,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="another interpreter")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="write each peer's masks of fold 5 to DIR/<peer>")
     parser.add_argument("--here", metavar="NPZ", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.here:
@@ -199,21 +237,23 @@ def main() -> None:
     from busutils import datasets, jobs
     from busutils.models.training import validation_groups
 
-    train, _ = datasets.load("busi").split(5)
-    images, masks = train.load_arrays(SIZE)
-    held_out = validation_groups(train.groups, 0.15, given.seed)
-    path = jobs.cache_dir() / "peers.npz"
-    with jobs.atomic_path(path) as temporary:
-        np.savez(
-            temporary,
-            images=images[~held_out],
-            masks=masks[~held_out],
-            val_images=images[held_out],
-            val_masks=masks[held_out],
-        )
     interpreters = dict(entry.split("=", 1) for entry in given.python)
     target = FIGURES / "unet_peers.csv"
-    table = pd.read_csv(target) if target.exists() else pd.DataFrame(columns=["peer"])
+    table = pd.read_csv(target) if target.exists() else pd.DataFrame(columns=["engine", "peer"])
+    if given.peers:
+        train, test = datasets.load("busi").split(5)
+        images, masks = train.load_arrays(SIZE)
+        held_out = validation_groups(train.groups, 0.15, given.seed)
+        path = jobs.cache_dir() / "peers.npz"
+        with jobs.atomic_path(path) as temporary:
+            np.savez(
+                temporary,
+                images=images[~held_out],
+                masks=masks[~held_out],
+                val_images=images[held_out],
+                val_masks=masks[held_out],
+                **({"test_images": test.load_arrays(SIZE)[0]} if given.masks else {}),
+            )
     for peer in given.peers:
         command = [interpreters.get(peer, sys.executable), __file__, peer, "--here", str(path)]
         command += ["--minutes", str(given.minutes), "--seed", str(given.seed)]
@@ -224,18 +264,23 @@ def main() -> None:
                 if line.startswith("{"):
                     rows.append(json.loads(line))
                     print(line, end="", flush=True)
-        table = pd.concat([table[table["peer"] != peer], pd.DataFrame(rows)], ignore_index=True)
+        engine = "torch" if peer == "monai" else os.environ.get("KERAS_BACKEND", "tensorflow")
+        before = table[(table["peer"] != peer) | (table["engine"] != engine)]
+        table = pd.concat([before, pd.DataFrame(rows).assign(engine=engine)], ignore_index=True)
         with jobs.atomic_path(target) as temporary:
             table.to_csv(temporary, index=False)
+        if given.masks:
+            with np.load(test_maps(str(path), peer)) as archive:
+                write_masks(archive["probs"], test, given.masks / peer)
     draw(table)
-    for peer, part in table.groupby("peer"):
+    for (engine, peer), part in table.groupby(["engine", "peer"]):
         reached = {
             level: f"{part.loc[part['val_dice'] >= level, 'seconds'].min():.0f} s"
             if (part["val_dice"] >= level).any()
             else f"> {part['seconds'].max():.0f} s"
             for level in LEVELS
         }
-        print(peer, f"best {part['val_dice'].max():.3f};", "; ".join(f"{k}: {v}" for k, v in reached.items()))
+        print(engine, peer, f"best {part['val_dice'].max():.3f};", "; ".join(f"{k}: {v}" for k, v in reached.items()))
 
 
 if __name__ == "__main__":
