@@ -115,7 +115,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         table = evaluation.evaluate_masks(args.pred, dataset, args.size)
     else:
         table = evaluation.evaluate(segmenter_named(args.weights), dataset, args.size, native=args.native)
-    _write(table, args.out)
+    method = args.name or args.weights or Path(args.pred).resolve().name
+    _write(table.assign(method=method, target=args.dataset, fold=args.fold), args.out)
     scores = ["dice", "iou", "precision", "recall", "hd95", "nsd"]
     scores += ["dice_native"] if "dice_native" in table else []
     parts = [evaluation.summarise(table, scores=scores).assign(label="all lesions")]
@@ -129,6 +130,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     first = summary.iloc[0]
     if first["n_normal"]:
         print(f"\nfalse alarms on {first['n_normal']} images without a lesion: {first['false_alarms']:.1%}")
+    print(f"\nThe row for a table:\n{evaluation.ENTRY_HEAD}\n{evaluation.entry_row(table, method)}")
     return 0
 
 
@@ -137,14 +139,28 @@ def _predict(args: argparse.Namespace) -> int:
 
     from busutils.app.predict import find_images, predict_files
 
-    files = find_images(args.images)
+    files = find_images(args.images, recursive=args.recursive, out=args.out)
     segmenter = segmenter_named(args.weights)
-    failed = 0
-    for row in tqdm(predict_files(segmenter, files, args.out), total=len(files), desc="predict", unit="image"):
-        if row.error:
-            failed += 1
-            tqdm.write(f"busutils: {row.error}", file=sys.stderr)
-    print(f"{len(files) - failed} of {len(files)} images segmented; masks and predictions.csv are in {args.out}")
+    rows = predict_files(
+        segmenter, files, args.out, weights=args.weights, overlay=args.overlay, overwrite=args.overwrite
+    )
+    failed = seen = frames = 0
+    last = None
+    with tqdm(total=len(files), desc="predict", unit="file") as bar:
+        for row in rows:
+            if row.file != last:
+                seen, last = seen + 1, row.file
+                bar.update()
+            frames += row.frame is not None and not row.error
+            if row.error:
+                failed += 1
+                tqdm.write(f"busutils: {row.error}", file=sys.stderr)
+    before = f" ({len(files) - seen} before)" if seen < len(files) else ""
+    clips = f"; {frames} frames of clips among them" if frames else ""
+    print(
+        f"{len(files) - failed} of {len(files)} images segmented{before}{clips}; "
+        f"masks and predictions.csv are in {args.out}"
+    )
     return int(failed > 0)
 
 
@@ -382,17 +398,25 @@ def _parser() -> argparse.ArgumentParser:
     how = command.add_mutually_exclusive_group(required=True)
     how.add_argument("--weights", metavar="NAME", help="a K-Means preset, shipped weights, or a file")
     how.add_argument("--pred", metavar="DIR", help="folder of masks <id>.png")
+    command.add_argument("--name", metavar="METHOD", help="what the method is called in the table")
     command.add_argument("--size", type=int, default=256)
     command.add_argument("--native", action="store_true", help="score at the images' own sizes too")
     command.add_argument("--out", metavar="CSV", help="one row an image")
     command.add_argument("--json", action="store_true")
 
     command = add(commands, "predict", _predict, "write masks for image files")
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="files or folders")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="pictures, clips, DICOM files, folders, or .txt lists of paths"
+    )
     command.add_argument(
         "--weights", required=True, metavar="NAME", help="a K-Means preset, shipped weights, or a file"
     )
     command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument("--overlay", action="store_true", help="also write images with the lesion's outline")
+    command.add_argument("--recursive", action="store_true", help="search folders of folders")
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace what DIR holds; by default a stopped run is taken up again"
+    )
 
     group = commands.add_parser("benchmark", help="compare methods").add_subparsers(metavar="WHAT", required=True)
     command = add(group, "run", _benchmark_run, "train methods on every set and score them on every other")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from busutils import cli, datasets
+from busutils import cli, datasets, evaluation
 from busutils.datasets import phantom
 
 
@@ -60,8 +60,12 @@ def test_evaluating_writes_a_table_and_prints_a_summary(capsys, root, tmp_path):
     lesions = table[table["mask_area"] > 0]
     assert summary[0]["label"] == "all lesions"
     assert summary[0]["dice"] == pytest.approx(lesions["dice"].mean(), abs=1e-4)
-    status, out, _ = run(capsys, *evaluate(root))
+    status, out, _ = run(capsys, *evaluate(root), "--name", "mine", "--out", tmp_path / "t.csv")
     assert "false alarms on" in out
+    entry = pd.read_csv(tmp_path / "t.csv")
+    assert set(entry["method"]) == {"mine"}
+    assert set(entry["target"]) == {"busi"}
+    assert out.rstrip().split("\n")[-1] == evaluation.entry_row(table, "mine")
 
 
 @pytest.mark.filterwarnings("ignore")

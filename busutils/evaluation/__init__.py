@@ -8,11 +8,20 @@ from busutils.evaluation.calibration import (
     reliability,
     with_temperature,
 )
-from busutils.evaluation.evaluate import EvaluationError, evaluate, evaluate_masks, score_masks, summarise
+from busutils.evaluation.evaluate import (
+    ENTRY_HEAD,
+    EvaluationError,
+    entry_row,
+    evaluate,
+    evaluate_masks,
+    score_masks,
+    summarise,
+)
 from busutils.evaluation.ranking import SIZE_BANDS, add_size_band, compare_all, holm, rank_methods
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
 
 __all__ = [
+    "ENTRY_HEAD",
     "SIZE_BANDS",
     "BenchmarkSpec",
     "Comparison",
@@ -25,6 +34,7 @@ __all__ = [
     "compare_all",
     "compare_methods",
     "contour_band",
+    "entry_row",
     "evaluate",
     "evaluate_masks",
     "expected_calibration_error",

@@ -17,8 +17,21 @@ from busutils.datasets.pixels import resize_mask
 from busutils.evaluation.statistics import bootstrap_mean
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["SCORES", "EvaluationError", "evaluate", "evaluate_masks", "score_masks", "summarise"]
+__all__ = [
+    "ENTRY_HEAD",
+    "SCORES",
+    "EvaluationError",
+    "entry_row",
+    "evaluate",
+    "evaluate_masks",
+    "score_masks",
+    "summarise",
+]
 
+#: Head of the Markdown table that :func:`entry_row` writes a row of.
+ENTRY_HEAD = (
+    "| Method | Images | Dice | IoU | HD95, px | NSD | Missed | Left alone |\n|---|---|---|---|---|---|---|---|"
+)
 SCORES = ("dice", "iou", "precision", "recall", "accuracy", "hd95", "nsd")
 
 
@@ -212,3 +225,32 @@ def summarise(
         row["false_alarms"] = float((normals["pred_area"] > 0).mean()) if len(normals) else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def entry_row(table: pd.DataFrame, method: str) -> str:
+    """One method's scores as a row of a Markdown table, see :data:`ENTRY_HEAD`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an image, from :func:`evaluate` or :func:`evaluate_masks`.
+    method : str
+        What the method is called.
+
+    Returns
+    -------
+    str
+        Lesion images and those without a lesion; means with 95 % intervals over groups; the share of lesions with a Dice
+        below 0.1, and of images without a lesion in which nothing was drawn.
+    """
+    row = summarise(table, scores=("dice", "iou", "hd95", "nsd")).iloc[0]
+
+    def interval(score: str, digits: int) -> str:
+        mean, low, high = (f"{row[score + part]:.{digits}f}" for part in ("", "_low", "_high"))
+        return f"{mean} [{low}, {high}]"
+
+    images = f"{row['n']:.0f}" + (f" + {row['n_normal']:.0f}" if row["n_normal"] else "")
+    alone = f"{1 - row['false_alarms']:.1%}" if row["n_normal"] else ""
+    scores = " | ".join([interval("dice", 3), interval("iou", 3), interval("hd95", 1), interval("nsd", 3)])
+    # A bar in a name would end its cell.
+    return f"| {method.replace('|', '/')} | {images} | {scores} | {row['missed']:.1%} | {alone} |"
