@@ -1,24 +1,44 @@
-"""Masks for image files."""
+"""Masks for image files: folders, lists and archives, in steps that can be stopped and taken up again."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import json
 import os
+import re
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
 
 from busutils import jobs
-from busutils.datasets import DatasetError, read_image
+from busutils.app.scans import DICOM_ENDINGS, PICTURE_ENDINGS, Frame, is_dicom, read_frames
+from busutils.datasets import DatasetError
 from busutils.explain.uncertainty import doubt
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["PredictError", "Prediction", "find_images", "predict_files"]
+__all__ = ["PredictError", "Prediction", "describe", "find_images", "predict_files"]
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+ENDINGS = PICTURE_ENDINGS + DICOM_ENDINGS
+
+_TABLE, _SETTINGS = "predictions.csv", "predictions.json"
+_THREADS = 2  # that read, and as many that describe and compress
+_FILES_AHEAD = 4
+_BATCH = 8
+_BATCH_PIXELS = 8_000_000  # a batch of larger images is closed earlier: probability maps take four bytes a pixel
+_LONGEST_NAME = 160  # bytes; file systems take 255 for the whole name
+_CYAN = (39, 215, 242)
+_LOOKS_LIKE_A_FRAME = re.compile(r"_f\d{4,}$")
 
 
 class PredictError(ValueError):
@@ -31,7 +51,9 @@ class Prediction:
 
     ``area_px`` counts lesion pixels at the image's own size; ``top, left, bottom, right`` bound them (empty without a
     lesion); ``confidence`` is the mean probability inside the mask; ``doubt`` the mean entropy in bits of the
-    pixels that may be lesion; ``error`` says why an image could not be used.
+    pixels that may be lesion; ``frame`` counts from 1 in files that hold several images; ``longest_axis_px`` is the
+    longest straight line across the largest region, from border to border; ``area_mm2`` and ``longest_axis_mm`` are
+    given where the file tells the size of its pixels; ``error`` says why an image could not be used.
     """
 
     file: str
@@ -46,37 +68,148 @@ class Prediction:
     right: int | None = None
     confidence: float | None = None
     doubt: float | None = None
+    frame: int | None = None
+    longest_axis_px: float | None = None
+    area_mm2: float | None = None
+    longest_axis_mm: float | None = None
     error: str = ""
 
 
-def find_images(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Image files among files and folders, in order; folders are searched one level deep.
+_COLUMNS = [field.name for field in fields(Prediction)]
+
+
+# -- finding files -------------------------------------------------------------------------------------------
+
+
+def find_images(
+    places: Iterable[str | os.PathLike[str]],
+    *,
+    recursive: bool = False,
+    out: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Image files among files, folders and lists, in order, each once.
+
+    Parameters
+    ----------
+    places : iterable of path-like
+        Files; folders, where what has a known ending, or no ending but DICOM's mark, is taken; lists: ``.txt`` files
+        with the path of a file or folder on each line, as it would be typed.
+    recursive : bool, default False
+        Search folders of folders; by default they are searched one level deep. Hidden files are left out.
+    out : path-like, optional
+        Folder that results go to; it is not searched.
+
+    Returns
+    -------
+    list of pathlib.Path
+        A line of a list may name a file that is missing; reading it reports so.
 
     Raises
     ------
     PredictError
-        If a place does not exist, or no image was found.
+        If a place does not exist or is a searched `out`, or no image was found.
     """
-    found: list[Path] = []
+    found: dict[Path, None] = {}
+    results = None if out is None else Path(out).resolve()
     for place in map(Path, places):
-        if place.is_dir():
-            found += sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS)
-        elif place.is_file():
-            found.append(place)
-        else:
+        if not os.path.exists(place):
             raise PredictError(f"there is no file or folder {place}: check the path")
+        if place.suffix.lower() == ".txt" and place.is_file():
+            with open(place, encoding="utf-8-sig", errors="surrogateescape") as lines:
+                listed = [Path(line.strip()) for line in lines if line.strip()]
+        else:
+            listed = [place]
+        for path in listed:
+            if not os.path.isdir(path):
+                found[path] = None
+                continue
+            searched = _search(path, recursive, results)
+            if searched and results == path.resolve():
+                raise PredictError(f"{path} holds the images, and results cannot go there too: give another --out")
+            found.update(dict.fromkeys(searched))
     if not found:
         raise PredictError(f"no image was found: give files or folders with {', '.join(ENDINGS)}")
+    return list(found)
+
+
+def _search(folder: Path, recursive: bool, results: Path | None) -> list[Path]:
+    found: list[Path] = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if recursive and Path(here, f).resolve() != results and f[0] != ".")
+        paths = (Path(here, name) for name in sorted(names) if name[0] != ".")
+        found += [p for p in paths if p.suffix.lower() in ENDINGS or (not p.suffix and is_dicom(p))]
     return found
 
 
-def _describe(file: Path, mask_file: Path, mask: np.ndarray, prob: np.ndarray, threshold: float) -> Prediction:
+def _names(files: list[Path], owners: dict[str, str]) -> Iterator[str]:
+    """Name of each file's results, without ending; no two are equal, even where upper and lower case are one."""
+    counts = Counter(file.stem.casefold() for file in files)
+    for file in files:
+        name = file.stem
+        if counts[name.casefold()] > 1 or _LOOKS_LIKE_A_FRAME.search(name):
+            name = f"{file.parent.name}_{name}_{file.suffix[1:]}"
+        name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", name)
+        name = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+        if owners.setdefault(name.casefold(), _shown(file)) != _shown(file):
+            name = f"{name}_{jobs.content_key(_shown(file))[:12]}"
+            owners[name.casefold()] = _shown(file)
+        yield name
+
+
+def _shown(text: str | os.PathLike[str]) -> str:
+    """Text in one line of valid UTF-8: a row of the table is a line, which makes a torn one known."""
+    text = os.fspath(text).encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+# -- measuring and drawing -----------------------------------------------------------------------------------
+
+
+def _longest_axis(mask: np.ndarray, spacing: tuple[float, float]) -> float:
+    """Longest distance across the largest region of a mask that has one, in the unit of `spacing`."""
+    regions, n_regions = ndimage.label(mask, structure=np.ones((3, 3)))
+    if n_regions > 1:
+        mask = regions == 1 + np.bincount(regions.ravel())[1:].argmax()
+    rows = np.flatnonzero(mask.any(axis=1))
+    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.stack([rows, first], axis=1), np.stack([rows, last], axis=1)])
+    # A pixel reaches half its side beyond its centre.
+    sides = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
+    points = (ends[:, None] + sides).reshape(-1, 2)
+    return float(pdist(points[ConvexHull(points).vertices] * spacing).max())
+
+
+def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: np.ndarray, cut: float) -> Prediction:
+    """Measure what was found in an image.
+
+    Parameters
+    ----------
+    file : pathlib.Path
+        Where the image came from.
+    mask_file : str
+        Name of its mask.
+    frame : Frame
+        The image and the size of its pixels.
+    prob : (H, W) float32 ndarray
+        Probability map.
+    mask : (H, W) bool ndarray
+        The mask drawn from it.
+    cut : float
+        The threshold.
+
+    Returns
+    -------
+    Prediction
+        A row of the table.
+    """
     rows, columns = np.nonzero(mask)
-    box = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if len(rows) else (None,) * 4
+    found = len(rows) > 0
+    box = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if found else (None,) * 4
     top, left, bottom, right = (None if value is None else int(value) for value in box)
+    spacing = frame.spacing
     return Prediction(
-        file=str(file),
-        mask=mask_file.name,
+        file=_shown(file),
+        mask=mask_file,
         height=mask.shape[0],
         width=mask.shape[1],
         area_px=len(rows),
@@ -85,48 +218,274 @@ def _describe(file: Path, mask_file: Path, mask: np.ndarray, prob: np.ndarray, t
         left=left,
         bottom=bottom,
         right=right,
-        confidence=round(float(prob[mask].mean()), 4) if len(rows) else None,
-        doubt=round(doubt(prob, threshold), 4),
+        confidence=round(float(prob[mask].mean()), 4) if found else None,
+        doubt=round(doubt(prob, cut), 4),
+        frame=frame.number,
+        longest_axis_px=round(_longest_axis(mask, (1, 1)), 2) if found else None,
+        area_mm2=round(len(rows) * spacing[0] * spacing[1], 3) if spacing else None,
+        longest_axis_mm=round(_longest_axis(mask, spacing), 3) if found and spacing else None,
     )
 
 
-def predict_files(segmenter: Segmenter, files: Iterable[Path], out: str | os.PathLike[str]) -> Iterator[Prediction]:
-    """Segment image files one after the other; write ``<name>_mask.png`` for each and ``predictions.csv`` at the end.
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image (H, W, 3) with a cyan line, two pixels wide, around the lesion."""
+    picture = np.repeat(image[..., None], 3, axis=-1)
+    picture[ndimage.binary_dilation(mask) & ~ndimage.binary_erosion(mask)] = _CYAN
+    return picture
+
+
+# -- what a folder holds already -----------------------------------------------------------------------------
+
+
+def _overlay_name(mask_file: str) -> str:
+    return f"{mask_file.removesuffix('_mask.png')}_overlay.png"
+
+
+def _rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Whole lines of the table and what they say; a torn one is left out."""
+    with open(table, encoding="utf-8", errors="replace", newline="") as lines:
+        next(lines, "")
+        for line in lines:
+            values: list[str] = []
+            with contextlib.suppress(csv.Error):
+                values = next(csv.reader([line]), [])
+            if line.endswith("\n") and len(values) == len(_COLUMNS):
+                yield line, dict(zip(_COLUMNS, values, strict=True))
+
+
+def _is_ours(mask_file: str) -> bool:
+    return mask_file.endswith("_mask.png") and Path(mask_file).name == mask_file
+
+
+class _Done:
+    """Which files and frames the table and the masks of a folder show as done."""
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+        self.frames: dict[str, set[int]] = {}
+        self.owners: dict[str, str] = {}
+
+    @classmethod
+    def read(cls, out: Path, overlay: bool) -> _Done:
+        """Read the table, and rewrite it without the rows that must be made again.
+
+        Those are rows without their mask, and errors: the file may have been mended meanwhile.
+        """
+        done, table = cls(), out / _TABLE
+        clips: dict[str, set[int]] = {}
+        incomplete: set[str] = set()
+        last = ""
+        with jobs.atomic_path(table) as temporary, open(temporary, "w", encoding="utf-8", newline="") as kept:
+            csv.writer(kept).writerow(_COLUMNS)
+            for line, row in _rows(table) if table.exists() else ():
+                last = file = row["file"]
+                mask_file, number = row["mask"], row["frame"]
+                whole = _is_ours(mask_file) and (out / mask_file).is_file() and (not number or number.isdecimal())
+                whole &= not overlay or (out / _overlay_name(mask_file)).is_file()
+                if not whole:
+                    incomplete.add(file)
+                    continue
+                kept.write(line)
+                name = mask_file.removesuffix("_mask.png")
+                if number:
+                    clips.setdefault(file, set()).add(int(number))
+                    name = _LOOKS_LIKE_A_FRAME.sub("", name)
+                else:
+                    done.files.add(file)
+                done.owners[name.casefold()] = file
+        # Files are written one after the other: only the last clip, or one that lost a row, can lack frames.
+        for file, numbers in clips.items():
+            if file == last or file in incomplete:
+                done.frames[file] = numbers
+            else:
+                done.files.add(file)
+        return done
+
+
+def _content(segmenter: Segmenter) -> str:
+    """Hash of all that a segmenter's masks depend on."""
+    path = getattr(segmenter, "path", None)
+    if path is not None and Path(path).is_file():  # a network in a file of its own
+        made_of: Any = Path(path).read_bytes()
+    else:
+        made_of = [segmenter.get_params(deep=False), segmenter._arrays()]
+    return jobs.content_key(type(segmenter).__name__, made_of, segmenter._state())
+
+
+def _prepare(out: Path, segmenter: Segmenter, weights: str, overwrite: bool) -> None:
+    """Make the folder ready, or refuse one that holds predictions of other weights."""
+    table, settings = out / _TABLE, out / _SETTINGS
+    content = _content(segmenter)
+    if overwrite and table.exists():
+        for _, row in _rows(table):
+            if _is_ours(row["mask"]):
+                (out / row["mask"]).unlink(missing_ok=True)
+                (out / _overlay_name(row["mask"])).unlink(missing_ok=True)
+        table.unlink()
+    if overwrite:
+        settings.unlink(missing_ok=True)
+    made_with: dict[str, Any] = {}
+    if settings.exists():
+        with contextlib.suppress(ValueError, AttributeError):
+            made_with = dict(json.loads(settings.read_text(encoding="utf-8")))
+    if (table.exists() or settings.exists()) and made_with.get("content") != content:
+        raise PredictError(
+            f"{out} holds predictions made with other weights or settings ({made_with.get('weights') or 'unknown'}): "
+            "give another folder, or --overwrite to replace them"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for partial in out.glob(".partial-*"):  # a run that was killed left them
+        partial.unlink(missing_ok=True)
+    if made_with:
+        return
+    with jobs.atomic_path(settings) as temporary:
+        temporary.write_text(json.dumps({"weights": weights, "content": content}, indent=1), encoding="utf-8")
+
+
+# -- predicting ----------------------------------------------------------------------------------------------
+
+
+def _read_ahead(files: Iterable[tuple[Path, str]], pool: ThreadPoolExecutor) -> Iterator[tuple[Path, str, Any]]:
+    """Frames of all files in order, or a file's error; the next files are read meanwhile, one frame of each."""
+    todo = iter(files)
+    waiting: deque[tuple[Path, str, Iterator[Frame], Future]] = deque()
+    while True:
+        while len(waiting) < _FILES_AHEAD and (item := next(todo, None)) is not None:
+            frames = read_frames(item[0])
+            waiting.append((*item, frames, pool.submit(next, frames, None)))
+        if not waiting:
+            return
+        file, name, frames, coming = waiting.popleft()
+        try:
+            while (frame := coming.result()) is not None:
+                coming = pool.submit(next, frames, None)
+                yield file, name, frame
+        except DatasetError as error:
+            yield file, name, error
+
+
+def _finish(
+    file: Path, name: str, frame: Frame, prob: np.ndarray, mask: np.ndarray, cut: float, overlay: bool
+) -> tuple[Prediction, dict[str, bytes]]:
+    """Row of an image and the content of its files, in the order in which they are to be written."""
+    number = "" if frame.number is None else f"_f{frame.number:04d}"
+    mask_file = f"{name}{number}_mask.png"
+    made = {_overlay_name(mask_file): _png(_outlined(frame.image, mask))} if overlay else {}
+    made[mask_file] = _png(np.uint8(255) * mask)
+    return describe(file, mask_file, frame, prob, mask, cut), made
+
+
+def _segmented(
+    read: Iterator[tuple[Path, str, Any]], segmenter: Segmenter, pool: ThreadPoolExecutor, overlay: bool
+) -> Iterator[list[Future]]:
+    """Pass images through the segmenter in batches; rows and files are made in the pool, in order."""
+    batch: list[tuple[Path, str, Any]] = []
+    n_pixels = 0
+    for item in read:
+        batch.append(item)
+        n_pixels += item[2].image.size if isinstance(item[2], Frame) else 0
+        if len(batch) >= _BATCH or n_pixels >= _BATCH_PIXELS:
+            yield _segment_batch(batch, segmenter, pool, overlay)
+            batch, n_pixels = [], 0
+    yield _segment_batch(batch, segmenter, pool, overlay)
+
+
+def _segment_batch(
+    batch: list[tuple[Path, str, Any]], segmenter: Segmenter, pool: ThreadPoolExecutor, overlay: bool
+) -> list[Future]:
+    images = [got.image for _, _, got in batch if isinstance(got, Frame)]
+    probs = segmenter.predict_proba(images) if images else []
+    maps = iter(zip(probs, segmenter.masks_from(probs) if images else [], strict=True))
+    coming = []
+    for file, name, got in batch:
+        if isinstance(got, Frame):
+            coming.append(pool.submit(_finish, file, name, got, *next(maps), segmenter.threshold_, overlay))
+        else:
+            coming.append(Future())
+            coming[-1].set_result((Prediction(file=_shown(file), error=_shown(str(got))), {}))
+    return coming
+
+
+def predict_files(
+    segmenter: Segmenter,
+    files: Iterable[Path],
+    out: str | os.PathLike[str],
+    *,
+    weights: str = "",
+    overlay: bool = False,
+    overwrite: bool = False,
+) -> Iterator[Prediction]:
+    """Segment image files; write ``<name>_mask.png`` for each image and a row in ``predictions.csv``.
+
+    Files are read, segmented and written at the same time, in batches that do not change the result beyond rounding.
+    A run that was stopped, at any moment, is taken up by the same call: what has its row and its mask is not made
+    again, what failed is tried again.
 
     Parameters
     ----------
     segmenter : Segmenter
         A fitted one.
     files : iterable of pathlib.Path
-        Images. Two of the same name get their folder's name before it.
+        Pictures, clips and DICOM files, see :func:`busutils.app.scans.read_frames`. Two of the same name get their
+        folder's name before it. Frames of a clip are named ``<name>_f0001`` and so on.
     out : path-like
         Folder of the masks: as large as their images, 255 for lesion.
+    weights : str, optional
+        What the segmenter is called; kept in ``predictions.json`` beside a hash of its content.
+    overlay : bool, default False
+        Also write ``<name>_overlay.png``: the image with the lesion's outline.
+    overwrite : bool, default False
+        Remove the predictions that the folder holds, instead of going on with them.
 
     Yields
     ------
     Prediction
-        As each is done. A file that cannot be read is reported in ``error``; the rest goes on.
+        One an image, in order, once its mask and row are written; what was done before is left out. A file that
+        cannot be read is reported in ``error``; the rest goes on.
+
+    Raises
+    ------
+    PredictError
+        If the folder holds predictions of other weights or settings.
     """
-    out, files = Path(out), list(files)
-    out.mkdir(parents=True, exist_ok=True)
-    stems = [file.stem for file in files]
-    rows: list[Prediction] = []
-    for file, stem in zip(files, stems, strict=True):
-        if stems.count(stem) > 1:
-            stem = f"{file.parent.name}_{file.stem}_{file.suffix[1:]}"
-        try:
-            image = read_image(file)
-            prob = segmenter.predict_proba([image])[0]
-            mask = segmenter.masks_from([prob])[0]
-            target = out / f"{stem}_mask.png"
-            with jobs.atomic_path(target) as temporary:
-                Image.fromarray(np.uint8(255) * mask).save(temporary)
-            row = _describe(file, target, mask, prob, segmenter.threshold_)
-        except DatasetError as error:
-            row = Prediction(file=str(file), error=str(error))
-        rows.append(row)
-        yield row
-    with jobs.atomic_path(out / "predictions.csv") as temporary, open(temporary, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, [f.name for f in fields(Prediction)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    out, files = Path(out), list(dict.fromkeys(map(Path, files)))
+    _prepare(out, segmenter, weights, overwrite)
+    done = _Done.read(out, overlay)
+    named = zip(files, _names(files, done.owners), strict=True)
+    readers, makers = ThreadPoolExecutor(_THREADS), ThreadPoolExecutor(_THREADS)
+    pending: deque[Future] = deque()
+    try:
+        with open(out / _TABLE, "a", encoding="utf-8", newline="") as table:
+            writer = csv.DictWriter(table, _COLUMNS)
+
+            def write(coming: Future) -> Prediction:
+                row, made = coming.result()
+                for name, content in made.items():
+                    with jobs.atomic_path(out / name) as temporary:
+                        temporary.write_bytes(content)
+                writer.writerow(asdict(row))
+                table.flush()
+                return row
+
+            read = _read_ahead((item for item in named if _shown(item[0]) not in done.files), readers)
+            todo = (
+                (file, name, got)
+                for file, name, got in read
+                if not (isinstance(got, Frame) and got.number in done.frames.get(_shown(file), ()))
+            )
+            for batch in _segmented(todo, segmenter, makers, overlay):
+                # The batch before was described and compressed while this one was segmented.
+                while pending:
+                    yield write(pending.popleft())
+                pending.extend(batch)
+            while pending:
+                yield write(pending.popleft())
+    finally:
+        for pool in (readers, makers):
+            pool.shutdown(cancel_futures=True)
