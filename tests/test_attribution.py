@@ -148,6 +148,7 @@ def test_dropped_channels_spread_probabilities_and_leave_batch_statistics(tiny_u
     assert spreads[0].max() > 0.01
     for first, second in zip(before, tiny_unet.network_.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
+    # Spread comes from dropping alone: without it, the mean is the prediction itself.
     none, still = explain.dropout_proba(tiny_unet, discs[0][:1], rate=0.0, samples=2)
     np.testing.assert_allclose(none[0], tiny_unet.predict_proba(discs[0][:1])[0], atol=1e-4)
     assert still[0].max() < 1e-6
@@ -182,3 +183,13 @@ def test_temperature_mends_what_is_too_sure():
     assert ((mended >= 0.5) == (boastful >= 0.5)).all()
     with pytest.raises(ValueError, match="positive"):
         with_temperature(honest, 0)
+
+
+def test_the_always_on_layer_drops_whole_channels_when_predicting():
+    from busutils.explain.dropout import AlwaysDropout
+
+    values = np.asarray(AlwaysDropout(0.5, seed=0)(np.ones((4, 3, 3, 50), "float32"), training=False))
+    channels = values.reshape(4, 9, 50)
+    assert (channels == channels[:, :1]).all()
+    assert set(np.unique(values)) == {0.0, 2.0}
+    assert 0.3 < (values == 0).mean() < 0.7

@@ -37,6 +37,10 @@ def test_every_public_function_returns_a_figure(phantoms):
             images[0], {"a": np.ones((64, 64)), "b": np.zeros((64, 64))}, mask=masks[0]
         ),
         "activation_grid": plotting.activation_grid(np.random.default_rng(0).random((5, 4, 4)), scores=range(5)),
+        "activation_levels": plotting.activation_levels(
+            {"enc1": np.ones((3, 8, 8)), "bottleneck": np.zeros((2, 4, 4))},
+            scores={"enc1": [0.1, 0.2, 0.3], "bottleneck": [0, 1]},
+        ),
         "network_levels": plotting.network_levels(levels),
         "score_strips": plotting.score_strips(table),
         "learning_curves": plotting.learning_curves({"a": history}),
@@ -73,3 +77,9 @@ def test_strips_leave_out_images_without_a_lesion(phantoms):
     table = evaluation.compare_methods({"a": models.KMeansSegmenter(size=64)}, phantoms, 64)
     axes = plotting.score_strips(table).axes[0]
     assert f"n={int((table['mask_area'] > 0).sum())}" in axes.texts[0].get_text()
+
+
+def test_feature_maps_of_all_levels_share_one_scale():
+    figure = plotting.activation_levels({"enc1": np.ones((2, 8, 8)), "dec1": np.full((1, 4, 4), 5.0)})
+    limits = {image.get_clim() for axes in figure.axes for image in axes.get_images()}
+    assert limits == {(0, 5)}

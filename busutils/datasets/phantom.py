@@ -36,7 +36,7 @@ from busutils.datasets.phantom_scanner import PRESETS, Scanner
 from busutils.datasets.phantom_tissue import KINDS
 from busutils.datasets.pixels import resize_image, resize_mask
 
-__all__ = ["GENERATOR_VERSION", "KINDS", "PRESETS", "Phantom", "Scanner", "load", "simulate", "write"]
+__all__ = ["GENERATOR_VERSION", "KINDS", "PRESETS", "Phantom", "Scanner", "load", "simulate", "structures", "write"]
 
 GENERATOR_VERSION = 3
 """Changes whenever the same seed gives other pixels; travels with records and with trained weights."""
@@ -224,6 +224,50 @@ def simulate(
         scanner=settings,
         scene=scene,
     )
+
+
+def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarray]:
+    """Tell where the structures of a simulated image lie, from the scene and not from its grey values.
+
+    Parameters
+    ----------
+    made : Phantom
+        From :func:`simulate`.
+    visible_db : float
+        How many dB the lesion must take from, or leave to, the echoes below it for a shadow or an enhancement.
+
+    Returns
+    -------
+    dict of str to (H, W) bool ndarray
+        ``lesion``; ``border``, within 1 % of the image's height of its contour; ``shadow`` and ``enhancement`` below
+        it; ``calipers``, the burnt-in marks. A structure that the image lacks is an empty mask.
+
+    Raises
+    ------
+    ValueError
+        If the image is a near-copy, whose crop is not known.
+
+    Examples
+    --------
+    >>> from busutils.datasets import phantom
+    >>> found = phantom.structures(phantom.simulate(0, kind="cyst", size=64))
+    >>> bool(found["enhancement"].any()), bool(found["shadow"].any())
+    (True, False)
+    """
+    height, width = made.mask.shape
+    cell = (made.scene.depth / height, made.scene.width / width)
+    if not np.allclose(cell, made.mm_per_px):
+        raise ValueError("the structures of a near-copy are not known: simulate it with copy=0")
+    loss = phantom_tissue.lesion_loss(made.scene, (height, width))
+    outside = ndimage.distance_transform_edt(~made.mask) if made.mask.any() else np.full(made.mask.shape, np.inf)
+    inside = ndimage.distance_transform_edt(made.mask)
+    return {
+        "lesion": made.mask.copy(),
+        "border": outside + inside <= max(0.01 * height, 1),
+        "shadow": (loss >= visible_db) & ~made.mask,
+        "enhancement": (loss <= -visible_db) & ~made.mask,
+        "calipers": made.marks.copy(),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- sets

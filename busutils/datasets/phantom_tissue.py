@@ -439,6 +439,32 @@ class Maps:
     mask: np.ndarray
 
 
+def lesion_loss(scene: Scene, shape: tuple[int, int]) -> np.ndarray:
+    """What the lesions alone take from the echoes below them.
+
+    Parameters
+    ----------
+    scene : Scene
+    shape : (int, int)
+        Pixels.
+
+    Returns
+    -------
+    (H, W) float32 ndarray
+        Two-way loss from the skin down to each pixel, dB; negative below fluid.
+    """
+    dz, dx = scene.depth / shape[0], scene.width / shape[1]
+    z = ((np.arange(shape[0]) + 0.5) * dz).astype(np.float32)
+    x = ((np.arange(shape[1]) + 0.5) * dx).astype(np.float32)
+    echo, specular, excess = (np.zeros(shape, np.float32) for _ in range(3))
+    for lesion in scene.lesions:
+        # Any generator will do: it roughens soft margins, which moves the loss by a fraction of a pixel.
+        own = np.random.default_rng(0)
+        mask = np.zeros(shape, bool)
+        _draw_lesion(lesion, scene.layers["skin"], echo, specular, excess, mask, z, x, (dz, dx), own)
+    return np.cumsum(excess, axis=0) * np.float32(dz)
+
+
 def _shift_rows(image: np.ndarray, index: np.ndarray, fraction: np.ndarray) -> np.ndarray:
     """Take every pixel from a fractional row of its own column; `index` counts into the flattened image."""
     flat = image.ravel()

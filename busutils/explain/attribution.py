@@ -11,23 +11,10 @@ import numpy as np
 from scipy import ndimage
 
 from busutils.datasets.pixels import resize_map, resize_mask
-from busutils.explain.activation import batch_of, layer_of, network_of
+from busutils.explain.activation import batch_of, layer_of, listed, network_of, part_of, standardised, tensorflow_for
 from busutils.models.segmenter import Segmenter, check_images
 
 __all__ = ["hires_cam", "input_gradients", "integrated_gradients", "occlusion", "seg_grad_cam"]
-
-
-def _tensorflow(method: str) -> Any:
-    from busutils.models.engine import keras
-
-    engine = keras.backend.backend()
-    if engine != "tensorflow":
-        raise RuntimeError(
-            f"{method} needs Keras' TensorFlow engine, this is {engine}: set KERAS_BACKEND=tensorflow, or use occlusion"
-        )
-    import tensorflow as tf
-
-    return tf
 
 
 def _region(segmenter: Segmenter, image: np.ndarray, region: np.ndarray | None) -> np.ndarray:
@@ -49,22 +36,20 @@ def _squared(region: np.ndarray, size: int) -> np.ndarray:
     return pixels
 
 
-def _logits(network: Any) -> Any:
-    """Logits at the size of the input: a network with an encoder enlarges them first."""
-    names = {layer.name for layer in network.layers}
-    return network.get_layer("enlarged_logits" if "enlarged_logits" in names else "logits").output
+def _logits(network: Any) -> str:
+    """Layer of the logits at the size of the input: a network with an encoder enlarges them first."""
+    return "enlarged_logits" if any(layer.name == "enlarged_logits" for layer in network.layers) else "logits"
 
 
 def _layer_gradients(
     segmenter: Segmenter, image: np.ndarray, layer: str, region: np.ndarray | None, method: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Activations of a layer, and the gradient of the region's summed logits with respect to them; both ``(h, w, C)``."""
-    tf = _tensorflow(method)
-    from busutils.models.engine import keras
-
+    tf = tensorflow_for(method)
     network = network_of(segmenter)
+    layer_of(network, layer)
     pixels = _squared(_region(segmenter, image, region), segmenter.size)
-    model = keras.Model(network.inputs, [layer_of(network, layer).output, _logits(network)])
+    model = part_of(network, [layer, _logits(network)])
     with tf.GradientTape() as tape:
         activations, logits = model(tf.constant(batch_of(segmenter, image)), training=False)
         total = tf.reduce_sum(tf.boolean_mask(tf.cast(logits[0, ..., 0], tf.float32), pixels))
@@ -146,22 +131,11 @@ def hires_cam(
     return resize_map(np.maximum((activations * gradients).sum(axis=-1), 0), image.shape)
 
 
-def _from_standardised(network: Any, tf: Any) -> tuple[Any, Any]:
-    """Two functions: from grey values to standardised ones, and from these to logits."""
-    from busutils.models.engine import keras
-
-    names = [layer.name for layer in network.layers]
-    if "standardise" not in names:
-        return tf.identity, keras.Model(network.inputs, _logits(network))
-    middle = network.get_layer("standardise").output
-    return keras.Model(network.inputs, middle), keras.Model(middle, _logits(network))
-
-
 def input_gradients(segmenter: Segmenter, image: np.ndarray, *, region: np.ndarray | None = None) -> np.ndarray:
     """Gradient of the region's summed logits with respect to every pixel: what a small change there would do.
 
-    With a region of one pixel, the mean of its magnitude over images is the receptive field as it is used; the one in
-    theory, :func:`busutils.models.unet.describe`, bounds it.
+    A change of one pixel also moves the mean and the spread that the network standardises the image with, so that no
+    pixel is without influence. :func:`busutils.explain.receptive_field` leaves that step out.
 
     Parameters
     ----------
@@ -178,16 +152,15 @@ def input_gradients(segmenter: Segmenter, image: np.ndarray, *, region: np.ndarr
     ValueError, RuntimeError
         As :func:`seg_grad_cam`.
     """
-    tf = _tensorflow("the gradient of the input")
-    from busutils.models.engine import keras
-
+    tf = tensorflow_for("the gradient of the input")
     network = network_of(segmenter)
     pixels = _squared(_region(segmenter, image, region), segmenter.size)
-    model = keras.Model(network.inputs, _logits(network))
+    model = part_of(network, [_logits(network)])
     given = tf.constant(batch_of(segmenter, image))
     with tf.GradientTape() as tape:
         tape.watch(given)
-        total = tf.reduce_sum(tf.boolean_mask(tf.cast(model(given, training=False)[0, ..., 0], tf.float32), pixels))
+        (logits,) = listed(model(given, training=False))
+        total = tf.reduce_sum(tf.boolean_mask(tf.cast(logits[0, ..., 0], tf.float32), pixels))
     return tape.gradient(total, given)[0, ..., 0].numpy()
 
 
@@ -221,20 +194,21 @@ def integrated_gradients(
     ----------
     Sundararajan, Taly, Yan 2017, ICML, arXiv:1703.01365.
     """
-    tf = _tensorflow("integrated gradients")
+    tf = tensorflow_for("integrated gradients")
+    network = network_of(segmenter)
     pixels = _squared(_region(segmenter, image, region), segmenter.size)
-    standardise, logits = _from_standardised(network_of(segmenter), tf)
-    end = tf.cast(standardise(tf.constant(batch_of(segmenter, image))), tf.float32)
+    end, name = standardised(network, batch_of(segmenter, image))
+    model = part_of(network, [_logits(network)], name)
     total = np.zeros(pixels.shape, np.float32)
     shares = ((np.arange(steps) + 0.5) / steps).astype(np.float32)
     for start in range(0, steps, 4):
         path = tf.constant(shares[start : start + 4].reshape(-1, 1, 1, 1)) * end
         with tf.GradientTape() as tape:
             tape.watch(path)
-            asked = tf.cast(logits(path, training=False)[..., 0], tf.float32) * tf.constant(pixels, tf.float32)
-            summed = tf.reduce_sum(asked)
+            (logits,) = listed(model(path, training=False))
+            summed = tf.reduce_sum(tf.cast(logits[..., 0], tf.float32) * tf.constant(pixels, tf.float32))
         total += tape.gradient(summed, path).numpy().sum(axis=(0, 3))
-    return total / steps * end.numpy()[0, ..., 0]
+    return total / steps * end[0, ..., 0]
 
 
 def occlusion(

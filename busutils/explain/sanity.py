@@ -14,9 +14,22 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
-from busutils.models.segmenter import Segmenter
+from busutils import metrics
+from busutils.datasets.phantom_marks import draw_marks
+from busutils.explain.activation import layer_of, network_of
+from busutils.models.segmenter import Segmenter, check_images, check_masks
 
-__all__ = ["deletion_insertion", "edge_map", "energy_inside", "map_similarity", "randomisation_curve", "randomise"]
+__all__ = [
+    "context_test",
+    "deletion_insertion",
+    "edge_map",
+    "energy_inside",
+    "map_similarity",
+    "randomisation_curve",
+    "randomise",
+    "with_calipers",
+    "without_shadow",
+]
 
 
 def edge_map(image: np.ndarray, *, sigma: float = 2.0) -> np.ndarray:
@@ -106,14 +119,12 @@ def randomise(segmenter: Segmenter, down_to: str, *, seed: int = 0) -> Segmenter
     Raises
     ------
     ValueError
-        If the network has no such layer.
+        If the segmenter has no network, or the network no such layer.
     """
-    names = [layer.name for layer in segmenter.network_.layers]
-    if down_to not in names:
-        raise ValueError(f"the network has no layer {down_to!r}")
+    first = network_of(segmenter).layers.index(layer_of(network_of(segmenter), down_to))
     shuffled = copy.deepcopy(segmenter)
     rng = np.random.default_rng(seed)
-    for layer in shuffled.network_.layers[names.index(down_to) :]:
+    for layer in shuffled.network_.layers[first:]:
         # Shuffling keeps the distribution of a layer's weights, so that only what they have learned is lost.
         layer.set_weights([rng.permuted(weight.ravel()).reshape(weight.shape) for weight in layer.get_weights()])
     return shuffled
@@ -198,3 +209,121 @@ def deletion_insertion(
         versions += [np.where(important, blurred, image), np.where(important, image, blurred)]
     means = [float(prob[region].mean()) for prob in segmenter.predict_proba(np.stack(versions))]
     return pd.DataFrame({"share": shares, "deleted": means[::2], "inserted": means[1::2]})
+
+
+def with_calipers(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Burn measuring crosses into an image, at the ends of the lesion's two axes, as on scanners' stored pictures.
+
+    Parameters
+    ----------
+    image : (H, W) uint8 ndarray
+        B-mode image.
+    mask : (H, W) bool ndarray
+        What is measured. On an image without a lesion, any region may be given.
+
+    Returns
+    -------
+    (H, W) uint8 ndarray
+        A copy; without crosses if the mask is empty.
+    """
+    marked = image.copy()
+    # The generator decides whether to draw, not where.
+    draw_marks(marked, mask, np.random.default_rng(0), calipers=1.0, text=0.0)
+    return marked
+
+
+def without_shadow(image: np.ndarray, mask: np.ndarray, *, smooth: float = 4.0) -> np.ndarray:
+    """Lift the area below a lesion to the grey level of its neighbours at the same depth.
+
+    In a log-compressed image a loss is a difference of grey levels: adding it back takes a shadow away, or, where the area
+    is brighter, an enhancement, and leaves the speckle as it is. What the shadow turned black stays without texture.
+
+    Parameters
+    ----------
+    image : (H, W) uint8 ndarray
+        B-mode image.
+    mask : (H, W) bool ndarray
+        Lesion.
+    smooth : float, default 4
+        Standard deviation, in pixels of depth, over which the difference is averaged.
+
+    Returns
+    -------
+    (H, W) uint8 ndarray
+        A copy; as it was if nothing lies below the lesion, or beside it.
+
+    Examples
+    --------
+    >>> mask = np.zeros((9, 9), bool)
+    >>> mask[:2, 3:6] = True
+    >>> image = np.full((9, 9), 80, np.uint8)
+    >>> image[2:, 3:6] = 30
+    >>> without_shadow(image, mask)[2:].min()
+    np.uint8(80)
+    """
+    changed = image.copy()
+    if not mask.any():
+        return changed
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(axis=0))
+    bottoms = height - np.argmax(mask[::-1], axis=0)  # of columns with lesion: the first row below it
+    below = (np.arange(height)[:, None] >= bottoms) & mask.any(axis=0)
+    span = columns.max() - columns.min() + 1
+    beside = np.zeros(width, bool)
+    beside[max(columns.min() - span, 0) : columns.max() + span + 1] = True
+    beside[columns.min() : columns.max() + 1] = False
+    rows = np.flatnonzero(below.any(axis=1))
+    if not len(rows) or not beside.any():
+        return changed
+    grey = image.astype(float)
+    gap = [grey[row, beside].mean() - grey[row, below[row]].mean() for row in rows]
+    gap = ndimage.gaussian_filter1d(np.array(gap), smooth, mode="nearest")
+    lifted = grey[rows] + gap[:, None] * below[rows]
+    changed[rows] = np.clip(np.round(lifted), 0, 255).astype(np.uint8)
+    return changed
+
+
+def context_test(
+    segmenter: Segmenter,
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    change: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> pd.DataFrame:
+    """Change what surrounds the lesion, and see whether the prediction moves.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one, of any kind.
+    images : sequence of (H, W) uint8 ndarray
+        Images.
+    masks : sequence of (H, W) bool ndarray
+        References.
+    change : callable
+        From an image and its mask to the changed image, such as :func:`with_calipers` or :func:`without_shadow`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an image: ``dice_before`` and ``dice_after`` with the reference; ``agreement``, the Dice of both
+        predictions with each other (1 if both are empty); ``area_change`` of the prediction, as a share of the image.
+
+    Raises
+    ------
+    ValueError
+        If images and masks do not belong together.
+    """
+    images = check_images(images)
+    masks = check_masks(masks, images)
+    before = segmenter.predict(list(images))
+    after = segmenter.predict([change(image, mask) for image, mask in zip(images, masks, strict=True)])
+    rows = [
+        {
+            "dice_before": metrics.dice(mask, first),
+            "dice_after": metrics.dice(mask, second),
+            "agreement": metrics.dice(first, second, empty=1.0),
+            "area_change": float(second.mean() - first.mean()),
+        }
+        for mask, first, second in zip(masks, before, after, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["dice_before", "dice_after", "agreement", "area_change"])

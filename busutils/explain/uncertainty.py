@@ -11,7 +11,7 @@ from busutils.datasets.pixels import resize_map
 from busutils.explain.activation import batch_of, network_of
 from busutils.models.segmenter import Segmenter, check_images
 
-__all__ = ["doubt", "dropout_proba", "entropy", "risk_coverage", "shaken_proba"]
+__all__ = ["doubt", "dropout_proba", "ensemble_proba", "entropy", "risk_coverage", "shaken_proba"]
 
 
 def entropy(prob: np.ndarray) -> np.ndarray:
@@ -76,9 +76,10 @@ def dropout_proba(
 ) -> tuple[list, list]:
     """Mean and spread of the probability while channels of the bottleneck are dropped at random (MC dropout).
 
-    Whole channels are set to zero and the others raised to make up for it, as in training with
-    ``UNetSegmenter(dropout=…)``; nothing else is in training mode, so batch statistics stay as they are. A network that was
-    trained without dropout can be asked, too, but its spread then says how it takes damage, no more.
+    A dropout layer that is always on stands behind the bottleneck: whole channels are set to zero and the others raised to
+    make up for it, as in training with ``UNetSegmenter(dropout=…)``. Nothing else is in training mode, so batch statistics
+    stay as they are. A network that was trained without dropout can be asked, too, but its spread then says how it
+    takes damage, no more.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def dropout_proba(
     samples : int, default 8
         Draws.
     seed : int, default 0
-        Of the draws; every image gets the same.
+        Of the draws.
 
     Returns
     -------
@@ -107,6 +108,7 @@ def dropout_proba(
     ----------
     Gal, Ghahramani 2016, ICML, arXiv:1506.02142.
     """
+    from busutils.explain.dropout import AlwaysDropout
     from busutils.models.engine import keras
 
     network = network_of(segmenter)
@@ -116,19 +118,52 @@ def dropout_proba(
     levels = [name for name in names if name.startswith("enc") and name[3:].isdigit()]
     cuts = [network.get_layer(name).output for name in [*levels, "bottleneck"]]
     contract, expand = keras.Model(network.inputs, cuts), keras.Model(cuts, network.outputs)
-    n_channels = cuts[-1].shape[-1]
-    rng = np.random.default_rng(seed)
-    factors = (rng.random((samples, 1, 1, n_channels)) >= rate).astype(np.float32) / (1 - rate)
+    on = AlwaysDropout(rate, seed=seed)
     means, spreads = [], []
     for image in check_images(images):
-        values = [np.asarray(v, np.float32) for v in contract.predict_on_batch(batch_of(segmenter, image))]
-        draws = [expand.predict_on_batch([*values[:-1], values[-1] * factor]) for factor in factors]
-        maps = np.stack(
-            [resize_map(np.asarray(draw, np.float32).reshape(draw.shape[1:3]), image.shape) for draw in draws]
+        *skips, deepest = (
+            keras.ops.convert_to_tensor(v) for v in contract.predict_on_batch(batch_of(segmenter, image))
         )
+        draws = on(keras.ops.repeat(deepest, samples, axis=0))
+        probs = expand.predict_on_batch([*(keras.ops.repeat(skip, samples, axis=0) for skip in skips), draws])
+        maps = np.stack([resize_map(np.asarray(prob, np.float32)[..., 0], image.shape) for prob in probs])
         means.append(maps.mean(axis=0))
         spreads.append(maps.std(axis=0))
     return means, spreads
+
+
+def ensemble_proba(
+    members: Sequence[Segmenter], images: np.ndarray | Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Mean and spread of the probability over segmenters of one recipe and different seeds.
+
+    Parameters
+    ----------
+    members : sequence of Segmenter
+        Fitted ones, such as the ``members_`` of an :class:`busutils.models.EnsembleSegmenter`; at least two.
+    images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
+        Images.
+
+    Returns
+    -------
+    mean, spread : list of (H, W) float32 ndarray
+        Mean and standard deviation over the members: where they disagree, chance in training decided.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two members.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel, Blundell 2017, Simple and scalable predictive uncertainty estimation using deep ensembles,
+    NeurIPS, arXiv:1612.01474.
+    """
+    if len(members) < 2:
+        raise ValueError(f"an ensemble needs at least two members, got {len(members)}")
+    images = check_images(images)
+    stacks = [np.stack(maps) for maps in zip(*(member.predict_proba(images) for member in members), strict=True)]
+    return [stack.mean(axis=0) for stack in stacks], [stack.std(axis=0) for stack in stacks]
 
 
 def doubt(prob: np.ndarray, threshold: float = 0.5) -> float:

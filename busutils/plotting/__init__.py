@@ -2,6 +2,7 @@
 
 from busutils.plotting.images import (
     activation_grid,
+    activation_levels,
     heat_overlay,
     image_grid,
     masks_grid,
@@ -22,6 +23,7 @@ __all__ = [
     "COLOURS",
     "METHOD_ORDER",
     "activation_grid",
+    "activation_levels",
     "colour_of",
     "dataset_overview",
     "heat_overlay",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,15 @@ from matplotlib.lines import Line2D
 
 from busutils.plotting.style import PREDICTION, TRUTH
 
-__all__ = ["activation_grid", "heat_overlay", "image_grid", "masks_grid", "network_levels", "overlay"]
+__all__ = [
+    "activation_grid",
+    "activation_levels",
+    "heat_overlay",
+    "image_grid",
+    "masks_grid",
+    "network_levels",
+    "overlay",
+]
 
 
 def _contour(axes: Axes, mask: np.ndarray | None, colour: str, style: str = "-") -> None:
@@ -254,6 +262,46 @@ def activation_grid(
                 axes.set_title(f"{scores[channel]:.2f}", fontsize=7)
     bar = figure.colorbar(picture, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01)
     bar.set_label("activation", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def activation_levels(
+    maps: Mapping[str, np.ndarray], *, scores: Mapping[str, Sequence[float]] | None = None, title: str = ""
+) -> Figure:
+    """Draw feature maps of a whole network: one row a level, all maps in one scale.
+
+    Parameters
+    ----------
+    maps : mapping of str to (C, h, w) float ndarray
+        Level → chosen channels, not negative; the levels' sizes differ.
+    scores : mapping of str to (C,) sequence of float, optional
+        Written above each map.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    columns = max(len(chosen) for chosen in maps.values())
+    figure, grid = plt.subplots(
+        len(maps), columns, figsize=(1.15 * columns + 1.4, 1.2 * len(maps) + 0.5), layout="constrained", squeeze=False
+    )
+    top = float(np.percentile(np.concatenate([np.ravel(chosen) for chosen in maps.values()]), 99.5)) or 1.0
+    picture = None
+    for (level, chosen), line in zip(maps.items(), grid, strict=True):
+        for channel, axes in enumerate(line):
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if channel < len(chosen):
+                picture = axes.imshow(chosen[channel], cmap="magma", vmin=0, vmax=top)
+                if scores is not None:
+                    axes.set_title(f"{scores[level][channel]:.2f}", fontsize=7, pad=2)
+        height, width = np.shape(chosen)[1:]
+        line[0].set_ylabel(f"{level}\n{height}×{width}", fontsize=8, rotation=0, ha="right", va="center")
+    bar = figure.colorbar(picture, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01)
+    bar.set_label("activation after ReLU, no unit; one scale for all", fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
 
