@@ -216,10 +216,21 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _app(args: argparse.Namespace) -> int:
+    import signal
+    import threading
+
     from busutils.app import page
 
-    built = page.build(segmenter_named(args.weights), name=args.weights)
-    built.launch(server_name=args.host, server_port=args.port, max_file_size=page.MAX_UPLOAD, share=False)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # containers are stopped so; uploads are deleted either way
+    segmenter = segmenter_named(args.weights)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        page.serving(segmenter, name=args.weights, host=args.host, port=args.port) as address,
+    ):
+        _say(f"busutils: the page is at {address} until you press Ctrl-C; not a medical device")
+        threading.Event().wait()
     return 0
 
 
@@ -446,7 +457,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--to", default="onnx", choices=["onnx"])
     command.add_argument("--out", required=True, metavar="FILE")
 
-    command = add(commands, "app", _app, "open the web page for one image")
+    command = add(commands, "app", _app, "serve the web page")
     command.add_argument("--weights", default="busi-light", metavar="NAME", help="default: busi-light")
     command.add_argument("--host", default="127.0.0.1")
     command.add_argument("--port", type=int, default=7860)

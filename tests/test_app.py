@@ -3,8 +3,7 @@ import copy
 import numpy as np
 import pytest
 
-from busutils import datasets, models
-from busutils.app import page
+from busutils import models
 from busutils.app.predict import PredictError, find_images, predict_files
 
 
@@ -18,20 +17,6 @@ class Bright(models.Segmenter):
 
     def _square_proba(self, squares):
         return squares / 255.0
-
-
-def test_the_page_s_answer_has_picture_mask_and_words():
-    image = np.zeros((40, 40), np.uint8)
-    image[10:20, 10:30] = 255
-    picture, mask, text = page.segment(Bright(size=40), image)
-    assert picture.shape == (40, 40, 3)
-    assert set(np.unique(mask)) == {0, 255}
-    assert "12.5% of the image (200 pixels)" in text
-    np.testing.assert_array_equal(picture[0, 0], [0, 0, 0])
-    assert picture[15, 15, 2] > picture[15, 15, 0]
-    _, mask, text = page.segment(Bright(), np.zeros((40, 40), np.uint8))
-    assert not mask.any()
-    assert "no statement" in text
 
 
 def test_files_of_one_name_in_two_folders_do_not_overwrite_each_other(tmp_path):
@@ -66,11 +51,3 @@ def test_an_exported_network_gives_the_same_masks_without_keras(tiny_unet, discs
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     for ours, theirs in zip(segmenter.predict(images), exported.predict(images), strict=True):
         assert (ours != theirs).mean() < 0.002
-
-
-def test_the_page_can_be_built():
-    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
-    built = page.build(Bright())
-    labels = {block.label for block in built.blocks.values() if getattr(block, "label", None)}
-    assert {"Result", "Mask, to download", "Measurements"} <= labels
-    assert len(datasets.load("phantom", n=6, seed=2026)) == 6

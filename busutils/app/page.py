@@ -1,56 +1,99 @@
-"""A web page for one image: upload or sample, mask, measurements. Not a medical device."""
+"""The web page: upload or sample, mask, maps, measurements, download. Not a medical device."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from busutils import datasets
-from busutils.datasets import DatasetError, read_image
-from busutils.explain.uncertainty import doubt
+from busutils.app import answers
+from busutils.app.answers import Answer, Refused
+from busutils.app.scans import DICOM_ENDINGS, PICTURE_ENDINGS, Frame
+from busutils.datasets import pixels
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["build", "segment"]
+__all__ = ["build", "methods", "model_card", "serving"]
 
-MAX_UPLOAD = "20mb"
+MAX_FILE_MB = 10
+MAX_FILES = 20
+MAX_PIXELS = 16_000_000  # compared before anything is decoded
+MAX_BODY_MB = 60  # of any request, all files of a batch included
+MAX_WAITING = 40  # visitors in the queue; more are told to come back
+KEEP_SECONDS = 300  # an upload is deleted that long after it came: long enough for the queue
+_MB = 1_000_000
+
+WARNING = (
+    "Not a medical device. For teaching and research only: what is marked may be wrong, and what is missed is not "
+    "marked. Nothing here may be used to decide about a person."
+)
+LIMITS = (
+    f"PNG, JPEG, BMP, TIFF, GIF or DICOM, up to {MAX_FILE_MB} MB and {MAX_PIXELS // 1_000_000} million pixels a file."
+)
+PRIVACY = (
+    f"{LIMITS} Upload no picture that shows a name. Images are segmented on the machine that serves this page, are deleted within "
+    f"{KEEP_SECONDS // 60} minutes, and go nowhere else."
+)
+
+# The page names no other host; with these, the visitor's browser would refuse to go to one.
+_HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
-def segment(segmenter: Segmenter, image: np.ndarray, opacity: float = 0.4) -> tuple[np.ndarray, np.ndarray, str]:
-    """Segment one image for the page.
+def methods(segmenter: Segmenter) -> dict[str, Segmenter]:
+    """What the page compares: the given segmenter first, K-Means beside it.
 
     Parameters
     ----------
     segmenter : Segmenter
         A fitted one.
-    image : (H, W) uint8 ndarray
-        B-mode image.
-    opacity : float, default 0.4
-        Of the coloured lesion.
 
     Returns
     -------
-    picture : (H, W, 3) uint8 ndarray
-        The image with the predicted lesion in cyan.
-    mask : (H, W) uint8 ndarray
-        255 for lesion.
-    text : str
-        Measurements in words.
+    dict of Segmenter
+        By name.
     """
-    (prob,) = segmenter.predict_proba([image])
-    (mask,) = segmenter.masks_from([prob])
-    picture = np.repeat(image[..., None], 3, axis=-1).astype(float)
-    picture[mask] = (1 - opacity) * picture[mask] + opacity * np.array([39, 215, 242])
-    if mask.any():
-        text = (
-            f"Marked as lesion: {mask.mean():.1%} of the image ({int(mask.sum())} pixels). "
-            f"Mean probability inside: {prob[mask].mean():.2f}. Doubt: {doubt(prob, segmenter.threshold_):.2f} bit."
-        )
-    else:
-        text = "Nothing was marked. That is no statement that nothing is there."
-    return picture.astype(np.uint8), np.uint8(255) * mask, text
+    from busutils.models import KMeansSegmenter
+
+    if isinstance(segmenter, KMeansSegmenter):
+        return {f"K-Means, {segmenter.preset}": segmenter}
+    return {"U-Net": segmenter, "K-Means, best": KMeansSegmenter("best")}
+
+
+def model_card(name: str) -> str:
+    """The card of shipped weights, in Markdown, or a sentence where there is none.
+
+    Parameters
+    ----------
+    name : str
+        Name or file of the weights.
+
+    Returns
+    -------
+    str
+    """
+    from busutils import models
+
+    if name in models.list_weights():
+        return (Path(models.__file__).parent / "weights" / f"{name}.md").read_text(encoding="utf-8")
+    return f"# {Path(name).name}\n\nThese weights came without a card: ask whoever trained them for what, and on what."
+
+
+# -- the page ------------------------------------------------------------------------------------------------
 
 
 def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
@@ -61,58 +104,294 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
     segmenter : Segmenter
         A fitted one.
     name : str
-        What the page calls it.
+        Of its weights; their card is shown.
 
     Returns
     -------
     gradio.Blocks
-        Call ``launch()`` on it.
+        :func:`serving` puts it on a port.
 
     Raises
     ------
     ImportError
         If Gradio is missing.
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio as gr
     except ImportError as error:
         raise ImportError("the page needs Gradio: pip install 'busutils[app]'") from error
-    from pathlib import Path
 
-    samples, _ = datasets.load("phantom", n=6, seed=2026).load_arrays(256)
+    compared = methods(segmenter)
+    records = list(datasets.load("phantom", n=6, seed=2026))
+    samples = [Frame(r.image.read(), spacing=(r.mm_per_px, r.mm_per_px) if r.mm_per_px else None) for r in records]
+    captions = [f"{i}: {r.label}" for i, r in enumerate(records, start=1)]
 
-    def show(file: str | None, opacity: float) -> tuple[np.ndarray, np.ndarray, str]:
+    def show(file: str | None, mm_per_px: float | None) -> str:
         if not file:
-            raise gr.Error("Choose an image first.")
+            return answers.refusal_page("Choose an image first, or a sample.")
         try:
-            return segment(segmenter, read_image(Path(file)), opacity)
-        except DatasetError as error:
-            # The visitor's own file name, not where this server keeps it.
-            words = str(error).replace(f"{Path(file).parent}{os.sep}", "")
-            raise gr.Error(f"This file cannot be used: {words}", print_exception=False) from error
+            frame = answers.read_upload(file, mm_per_px)
+        except Refused as refused:
+            return answers.refusal_page(f"This file cannot be used: {refused}")
+        return answers.answer_page(answers.examine(compared, frame, Path(file).name))
 
-    def show_sample(event: gr.SelectData, opacity: float) -> tuple[np.ndarray, np.ndarray, str]:
-        return segment(segmenter, samples[event.index], opacity)
+    def show_sample(event: gr.SelectData) -> str:
+        return answers.answer_page(answers.examine(compared, samples[event.index], f"sample_{event.index + 1}.png"))
 
-    with gr.Blocks(title="busutils", analytics_enabled=False) as page:
-        gr.Markdown(
-            f"# Lesions in breast-ultrasound images\n{name} draws what it takes for a lesion. "
-            "**Not a medical device: for teaching and research only.**"
+    # Gradio looks the type up where this module's names are, and there it is no name.
+    show_sample.__annotations__["event"] = gr.SelectData
+
+    def show_batch(files: list[str] | None, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        if not files:
+            return answers.refusal_page("Choose some images first.")
+        if len(files) > MAX_FILES:
+            return answers.refusal_page(
+                f"{len(files)} files are too many for the page, which takes {MAX_FILES} at once: "
+                "busutils predict does any number on your own machine."
+            )
+        return answers.batch_page(*_examine_all(compared, progress.tqdm(files, desc="Segmenting")))
+
+    endings = [*PICTURE_ENDINGS, *DICOM_ENDINGS]
+    with gr.Blocks(title="busutils: lesions in breast ultrasound", analytics_enabled=False) as page:
+        gr.HTML(
+            f"<h1>Lesions in breast-ultrasound images</h1><p>A U-Net ({name}) and K-Means draw what they take for a lesion.</p>"
+            if len(compared) > 1
+            else "<h1>Lesions in breast-ultrasound images</h1><p>K-Means draws what it takes for a lesion.</p>",
+            elem_id="intro",
         )
-        with gr.Row():
-            with gr.Column():
-                file = gr.File(label="Your image (PNG, JPEG, BMP, TIFF)", type="filepath")
-                opacity = gr.Slider(0, 1, 0.4, label="Opacity of the mask")
-                button = gr.Button("Segment", variant="primary")
-                gallery = gr.Gallery(
-                    [Image.fromarray(sample) for sample in samples], label="Or a simulated sample", columns=3
+        gr.HTML(f'<p role="note">{WARNING}</p>', elem_id="warning")
+        with gr.Tab("One image", id="one"), gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                file = gr.File(
+                    label="Your image",
+                    file_types=endings,
+                    type="filepath",
+                    height=140,
+                    elem_id="file",
                 )
-            with gr.Column():
-                picture = gr.Image(label="Result", format="png")
-                mask = gr.Image(label="Mask, to download", format="png")
-                text = gr.Textbox(label="Measurements")
-        outputs = [picture, mask, text]
-        button.click(show, [file, opacity], outputs)
-        gallery.select(show_sample, [opacity], outputs)
-    return page
+                spacing = gr.Number(
+                    label="Size of a pixel in mm, 0 if unknown",
+                    info="For measurements in millimetres; DICOM files often tell it themselves.",
+                    value=0,
+                    minimum=0,
+                    maximum=10,
+                    step=0.001,
+                    elem_id="spacing",
+                )
+                button = gr.Button("Segment", variant="primary", elem_id="segment")
+                gallery = gr.Gallery(
+                    [(Image.fromarray(s.image), caption) for s, caption in zip(samples, captions, strict=True)],
+                    label="Or a simulated image",
+                    columns=3,
+                    format="png",
+                    allow_preview=False,
+                    buttons=[],
+                    interactive=False,
+                    object_fit="cover",
+                    height="auto",
+                    elem_id="samples",
+                )
+                gr.Markdown(PRIVACY, elem_id="privacy")
+            with gr.Column(scale=3, min_width=280):
+                opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the masks", elem_id="opacity")
+                answer = gr.HTML(
+                    '<section class="answer"><p>The answer will stand here.</p></section>', elem_id="answer"
+                )
+        with gr.Tab("Several", id="several"):
+            files = gr.File(
+                label=f"Up to {MAX_FILES} images, together up to {MAX_BODY_MB - 10} MB",
+                file_count="multiple",
+                file_types=endings,
+                type="filepath",
+                height=180,
+                elem_id="files",
+            )
+            batch_button = gr.Button("Segment all", variant="primary", elem_id="segment-all")
+            batch_answer = gr.HTML("", elem_id="batch-answer")
+        with gr.Tab("Model", id="about"):
+            gr.Markdown(model_card(name), elem_id="card")
+
+        # One image at a time for all visitors, so that memory stays flat; a batch waits for other batches only.
+        one = {"outputs": answer, "concurrency_limit": 1, "concurrency_id": "one"}
+        button.click(show, [file, spacing], api_name="segment", **one)
+        file.upload(show, [file, spacing], api_visibility="private", **one)
+        gallery.select(show_sample, None, api_visibility="private", **one)
+        batch_button.click(
+            show_batch, files, batch_answer, api_name="segment_files", concurrency_limit=1, concurrency_id="several"
+        )
+        opacity.change(None, opacity, js="(v) => document.documentElement.style.setProperty('--opacity', v)")
+        page.load(None, js=_READ_ALOUD)
+    return page.queue(max_size=MAX_WAITING)
+
+
+_READ_ALOUD = """() => {
+  for (const id of ["answer", "batch-answer"]) document.getElementById(id)?.setAttribute("aria-live", "polite");
+}"""
+
+
+def _examine_all(compared: Mapping[str, Segmenter], files: Any) -> tuple[list[Answer], dict[str, str]]:
+    found: list[Answer] = []
+    refused: dict[str, str] = {}
+    taken: dict[str, int] = {}
+    for file in files:
+        name = Path(file).name
+        stem = answers.safe_stem(name)
+        taken[stem.lower()] = count = taken.get(stem.lower(), 0) + 1
+        try:
+            frame = answers.read_upload(file)
+        except Refused as words:
+            refused[name] = str(words)
+            continue
+        found.append(answers.examine(compared, frame, name, stem if count == 1 else f"{stem}-{count}"))
+    return found, refused
+
+
+# -- the server ----------------------------------------------------------------------------------------------
+
+
+class Guard:
+    """ASGI middleware: refuses large requests while they come in, and adds headers to what goes out.
+
+    Gradio limits files only; whoever sends a gigabyte of JSON would have it parsed.
+    """
+
+    def __init__(self, app: Any, limit: int = MAX_BODY_MB * _MB) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        started = False
+
+        async def refuse() -> None:
+            words = f"The request is larger than {self.limit // _MB} MB.".encode()
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *_HEADERS]
+            await send({"type": "http.response.start", "status": 413, "headers": headers})
+            await send({"type": "http.response.body", "body": words})
+
+        if not length.isdigit() or int(length) > self.limit:
+            await refuse()
+            return
+        seen = 0
+
+        async def counted() -> dict[str, Any]:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.limit:
+                raise _TooLarge
+            return message
+
+        async def headed(message: dict[str, Any]) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": [*message["headers"], *_HEADERS]}
+            await send(message)
+
+        try:
+            await self.app(scope, counted, headed)
+        except _TooLarge:
+            if not started:
+                await refuse()
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _sweep(folder: Path, kept: set[str], older_than: float) -> None:
+    """Delete files that came more than so many seconds ago, whole or not, and the folders they leave empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside comes before its folder
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            elif str(path) not in kept and time.time() - path.lstat().st_ctime > older_than:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def serving(
+    segmenter: Segmenter,
+    *,
+    name: str = "U-Net",
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    keep_seconds: float = KEEP_SECONDS,
+) -> Iterator[str]:
+    """Serve the page as long as the block runs.
+
+    Uploads go to a folder of this server alone, which is swept while it runs and deleted when it ends. Gradio's own
+    ``delete_cache`` is not enough: it leaves behind the traces of its file component.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one.
+    name : str
+        Of its weights.
+    host : str, default "127.0.0.1"
+        Which of this machine's addresses answers; ``"0.0.0.0"`` lets others in.
+    port : int, optional
+        By default the first that is free from 7860.
+    keep_seconds : float, default 300
+        Age at which uploads are deleted.
+
+    Yields
+    ------
+    str
+        Address of the page on this machine.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="busutils-page-")).resolve()
+    before = os.environ.get("GRADIO_TEMP_DIR"), pixels.MAX_PIXELS
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    pixels.MAX_PIXELS = MAX_PIXELS
+    closed = threading.Event()
+    page = None
+    try:
+        page = build(segmenter, name=name)
+        import gradio as gr
+        from starlette.middleware import Middleware
+
+        kept = {str(path) for path in folder.rglob("*")}  # the samples' thumbnails
+
+        def sweep() -> None:
+            while not closed.wait(min(keep_seconds, 15)):
+                _sweep(folder, kept, keep_seconds)
+
+        threading.Thread(target=sweep, name="busutils-sweep", daemon=True).start()
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            ssr_mode=False,
+            max_file_size=MAX_FILE_MB * _MB,
+            state_session_capacity=100,
+            app_kwargs={"middleware": [Middleware(Guard)], "openapi_url": None},
+            css_paths=[Path(__file__).with_name("page.css")],
+            theme=gr.themes.Default(
+                primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+            ),
+        )
+        yield address
+    finally:
+        closed.set()
+        if page is not None:
+            page.close(verbose=False)
+        if before[0] is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before[0]
+        pixels.MAX_PIXELS = before[1]
+        shutil.rmtree(folder, ignore_errors=True)
