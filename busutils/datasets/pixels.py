@@ -197,15 +197,14 @@ def _weights(n_in: int, n_out: int) -> sparse.csr_array:
     """Resampling of one axis as a matrix: shares of covered pixels when shrinking, linear when growing."""
     if n_out < n_in:
         edges = np.arange(n_out + 1) * (n_in / n_out)
-        rows, cols, shares = [], [], []
-        for row in range(n_out):
-            low, high = edges[row], edges[row + 1]
-            covered = np.arange(int(low), min(int(np.ceil(high - 1e-9)), n_in))
-            share = np.minimum(covered + 1, high) - np.maximum(covered, low)
-            rows.append(np.full(covered.size, row))
-            cols.append(covered)
-            shares.append(share / share.sum())
-        rows, cols, shares = (np.concatenate(part) for part in (rows, cols, shares))
+        low, high = edges[:-1, None], edges[1:, None]
+        # A row covers no more pixels than this; those it does not cover get no share.
+        cols = low.astype(int) + np.arange(int(np.ceil(n_in / n_out)) + 1)
+        shares = np.clip(np.minimum(cols + 1, high) - np.maximum(cols, low), 0, None)
+        shares[(cols >= np.ceil(high - 1e-9)) | (cols >= n_in)] = 0
+        shares /= shares.sum(axis=1, keepdims=True)
+        rows, places = np.nonzero(shares)
+        cols, shares = cols[rows, places], shares[rows, places]
     else:
         centre = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
         low = np.minimum(centre.astype(int), max(n_in - 2, 0))

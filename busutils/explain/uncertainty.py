@@ -181,8 +181,8 @@ def doubt(prob: np.ndarray, threshold: float = 0.5) -> float:
     float
         In [0, 1] bit; 1 if no pixel counts, since a lesion may then have been missed.
     """
-    candidates = prob >= threshold / 2
-    return float(entropy(prob)[candidates].mean()) if candidates.any() else 1.0
+    candidates = prob[prob >= threshold / 2]
+    return float(entropy(candidates).mean()) if candidates.size else 1.0
 
 
 def risk_coverage(doubts: Sequence[float], dice: Sequence[float]) -> pd.DataFrame:

@@ -27,6 +27,8 @@ from busutils.jobs import atomic_path
 __all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "load", "mean_of_views"]
 
 FORMAT_VERSION = 1
+# Of an image; so many pixels tell how sure a network is of a region.
+CONFIDENT_SHARE = 0.001
 
 Images = np.ndarray | Sequence[np.ndarray]
 
@@ -125,22 +127,26 @@ def clean_mask(
     >>> clean_mask(mask, min_area=0.02).sum()
     np.int64(16)
     """
-    if fill:
-        mask = ndimage.binary_fill_holes(mask)
-    if min_area <= 0 and not largest and min_confidence <= 0:
-        return mask.copy()
-    regions, n_regions = ndimage.label(mask, structure=np.ones((3, 3)))
-    if n_regions == 0:
-        return mask.copy()
-    areas = np.bincount(regions.ravel())
-    keep = areas >= max(min_area * mask.size, 1)
-    keep[0] = False
-    if min_confidence > 0:
-        assert prob is not None
-        keep &= region_confidences(regions, prob) >= min_confidence
-    if largest:
-        keep &= np.arange(len(areas)) == 1 + areas[1:].argmax()
-    return keep[regions]
+    cleaned = np.zeros(mask.shape, bool)
+    if not mask.any():
+        return cleaned
+    # Holes and regions lie within the lesions' bounding box, which is a small part of most images.
+    box = tuple(slice(line.argmax(), line.size - line[::-1].argmax()) for line in (mask.any(axis=1), mask.any(axis=0)))
+    part = ndimage.binary_fill_holes(mask[box]) if fill else mask[box]
+    if min_area > 0 or largest or min_confidence > 0:
+        regions, _ = ndimage.label(part, structure=np.ones((3, 3)))
+        areas = np.bincount(regions.ravel())
+        keep = areas >= max(min_area * mask.size, 1)
+        keep[0] = False
+        if min_confidence > 0:
+            assert prob is not None
+            n_pixels = max(1, round(CONFIDENT_SHARE * mask.size))
+            keep &= region_confidences(regions, prob[box], n_pixels) >= min_confidence
+        if largest:
+            keep &= np.arange(len(areas)) == 1 + areas[1:].argmax()
+        part = keep[regions]
+    cleaned[box] = part
+    return cleaned
 
 
 def mean_of_views(
@@ -181,7 +187,7 @@ def mean_of_views(
     return total / np.float32(views)
 
 
-def region_confidences(regions: np.ndarray, prob: np.ndarray, *, share: float = 0.001) -> np.ndarray:
+def region_confidences(regions: np.ndarray, prob: np.ndarray, n_pixels: int = 1) -> np.ndarray:
     """How sure a network is of each region at its surest: mean of its largest probabilities.
 
     Parameters
@@ -190,9 +196,9 @@ def region_confidences(regions: np.ndarray, prob: np.ndarray, *, share: float = 
         Labels from 0 (background) to n.
     prob : (H, W) float ndarray
         Probabilities.
-    share : float, default 0.001
-        How many pixels are averaged, as a share of the image: a single pixel would be noise, and the whole region would
-        make large lesions with soft borders look doubtful.
+    n_pixels : int, default 1
+        How many are averaged. A single pixel would be noise, and the whole region would make large lesions with soft
+        borders look doubtful; :func:`clean_mask` takes a thousandth of the image.
 
     Returns
     -------
@@ -204,7 +210,6 @@ def region_confidences(regions: np.ndarray, prob: np.ndarray, *, share: float = 
     >>> region_confidences(np.array([[0, 1, 1], [2, 0, 0]]), np.array([[0.1, 0.7, 0.9], [0.6, 0.0, 0.0]])).tolist()
     [0.0, 0.9, 0.6]
     """
-    n_pixels = max(1, round(share * regions.size))
     found = np.zeros(int(regions.max(initial=0)) + 1)
     for label, place in enumerate(ndimage.find_objects(regions), start=1):
         values = prob[place][regions[place] == label]
