@@ -29,7 +29,7 @@ MAX_PIXELS = 16_000_000  # compared before anything is decoded
 MAX_BODY_MB = 60  # of any request, all files of a batch included
 MAX_WAITING = 40  # visitors in the queue; more are told to come back
 KEEP_SECONDS = 300  # an upload is deleted that long after it came: long enough for the queue
-_MB = 1_000_000
+_MB = 2**20  # as browsers count
 
 WARNING = (
     "Not a medical device. For teaching and research only: what is marked may be wrong, and what is missed is not "
