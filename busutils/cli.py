@@ -50,25 +50,12 @@ def _say(text: str) -> None:
 
 # -- segmenters by name --------------------------------------------------------------------------------------
 
-KMEANS = {"kmeans-textbook": "textbook", "kmeans-improved": "improved", "kmeans-best": "best"}
-
 
 def segmenter_named(name: str):
-    """A segmenter by what a user types: a K-Means preset, shipped weights, or a file."""
-    from busutils import models
+    """A segmenter by what a user types: a K-Means preset, shipped weights, or a file; networks run as they were trained."""
+    from busutils.app.engines import load_segmenter
 
-    if name in KMEANS:
-        return models.KMeansSegmenter(KMEANS[name])
-    if name in models.list_weights():
-        return models.load_weights(name)
-    if name.endswith(".onnx"):
-        from busutils.app.export import OnnxSegmenter
-
-        return OnnxSegmenter(name)
-    if not Path(name).exists() and "/" not in name and "." not in name:
-        known = [*KMEANS, *models.list_weights()]
-        raise CommandError(f"there are no weights {name!r}: name a file or one of {', '.join(known)}")
-    return models.load(name)
+    return load_segmenter(name, "auto" if name.endswith((".onnx", ".xml")) else "keras")
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -135,18 +122,38 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    import joblib
 
-    from busutils.app.predict import find_images, predict_files
+    from busutils.app.engines import engine_name, load_segmenter
+    from busutils.app.predict import find_images, predict_files, recorded_engine
 
     files = find_images(args.images, recursive=args.recursive, out=args.out)
-    segmenter = segmenter_named(args.weights)
-    rows = predict_files(
-        segmenter, files, args.out, weights=args.weights, overlay=args.overlay, overwrite=args.overwrite
-    )
+    engine = args.engine
+    if engine == "auto" and not args.overwrite:
+        engine = recorded_engine(args.out, args.weights) or "auto"  # engines differ in the last digits
+    segmenter = load_segmenter(args.weights, engine, streams=joblib.cpu_count())
+    if name := engine_name(segmenter):
+        _say(f"busutils: {name} runs the network")
+    with _cluster(args.scheduler) as client:
+        rows = predict_files(
+            segmenter,
+            files,
+            args.out,
+            weights=args.weights,
+            overlay=args.overlay,
+            overwrite=args.overwrite,
+            client=client,
+        )
+        return _report(rows, len(files), args.out)
+
+
+def _report(rows: Iterator[Any], n_files: int, out: str) -> int:
+    """Show predictions as they come; 1 if one failed."""
+    from tqdm import tqdm
+
     failed = seen = frames = 0
     last = None
-    with tqdm(total=len(files), desc="predict", unit="file") as bar:
+    with tqdm(total=n_files, desc="predict", unit="file") as bar:
         for row in rows:
             if row.file != last:
                 seen, last = seen + 1, row.file
@@ -155,12 +162,9 @@ def _predict(args: argparse.Namespace) -> int:
             if row.error:
                 failed += 1
                 tqdm.write(f"busutils: {row.error}", file=sys.stderr)
-    before = f" ({len(files) - seen} before)" if seen < len(files) else ""
+    before = f" ({n_files - seen} before)" if seen < n_files else ""
     clips = f"; {frames} frames of clips among them" if frames else ""
-    print(
-        f"{len(files) - failed} of {len(files)} images segmented{before}{clips}; "
-        f"masks and predictions.csv are in {args.out}"
-    )
+    print(f"{n_files - failed} of {n_files} images segmented{before}{clips}; masks and predictions.csv are in {out}")
     return int(failed > 0)
 
 
@@ -209,9 +213,12 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from busutils.app.export import export_onnx
+    from busutils.app.export import export_network
 
-    print(export_onnx(segmenter_named(args.weights), args.out))
+    ending = {"onnx": ".onnx", "openvino": ".xml"}[args.to]
+    if Path(args.out).suffix != ending:
+        raise CommandError(f"an export --to {args.to} ends in {ending}: give such an --out")
+    print(export_network(segmenter_named(args.weights), args.out))
     return 0
 
 
@@ -428,6 +435,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--overwrite", action="store_true", help="replace what DIR holds; by default a stopped run is taken up again"
     )
+    command.add_argument(
+        "--engine",
+        default="auto",
+        choices=["auto", "onnx", "openvino", "keras"],
+        help="what runs the network; auto takes the fastest that is installed",
+    )
+    command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, such as tcp://host:8786")
 
     group = commands.add_parser("benchmark", help="compare methods").add_subparsers(metavar="WHAT", required=True)
     command = add(group, "run", _benchmark_run, "train methods on every set and score them on every other")
@@ -452,10 +466,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--profile", choices=list(lessons.profiles()))
             command.add_argument("-p", dest="parameters", action="append", metavar="name=value")
 
-    command = add(commands, "export", _export, "write a network as ONNX")
-    command.add_argument("--weights", required=True, metavar="NAME")
-    command.add_argument("--to", default="onnx", choices=["onnx"])
-    command.add_argument("--out", required=True, metavar="FILE")
+    command = add(commands, "export", _export, "write a network as a file that needs no TensorFlow")
+    command.add_argument("--weights", required=True, metavar="NAME", help="shipped weights, or a file")
+    command.add_argument("--to", default="onnx", choices=["onnx", "openvino"])
+    command.add_argument("--out", required=True, metavar="FILE", help="ends in .onnx, or for OpenVINO in .xml")
 
     command = add(commands, "app", _app, "serve the web page")
     command.add_argument("--weights", default="busi-light", metavar="NAME", help="default: busi-light")

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 import platformdirs
 
-__all__ = ["atomic_path", "cache_dir", "content_key", "run"]
+__all__ = ["atomic_path", "cache_dir", "content_key", "in_order", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -247,6 +248,50 @@ def run(
             results[index] = result
             bar.update()
     return [results[index] for index in range(len(items))]
+
+
+def in_order(
+    submit: Callable[..., Any], step: Callable[[Any], Any], items: Iterable[Any], *, ahead: Callable[[], int]
+) -> Iterator[Any]:
+    """Apply a step to a stream of items, several at a time, and give the results in the stream's order.
+
+    No more than a few items and results exist at once, however long the stream is.
+
+    Parameters
+    ----------
+    submit : callable
+        Starts a step: the method of that name of an executor of ``concurrent.futures`` or of a ``distributed.Client``.
+    step : callable
+        A function of one item.
+    items : iterable
+        Taken when there is room.
+    ahead : callable
+        How many steps may be under way or waiting for the one before them; asked anew for every result.
+
+    Yields
+    ------
+    Any
+        One result an item.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> with ThreadPoolExecutor(2) as pool:
+    ...     list(in_order(pool.submit, abs, [-3, 2, -1], ahead=lambda: 2))
+    [3, 2, 1]
+    """
+    todo, started = iter(items), deque[Any]()
+    nothing = object()
+    try:
+        while True:
+            while len(started) < max(1, ahead()) and (item := next(todo, nothing)) is not nothing:
+                started.append(submit(step, item))
+            if not started:
+                return
+            yield started.popleft().result()
+    finally:
+        for future in started:
+            future.cancel()
 
 
 def _numbered(step: Callable[[Any], Any], index: int, item: Any) -> tuple[int, Any]:

@@ -1,26 +1,80 @@
-"""A trained network as ONNX, and a segmenter that runs it without TensorFlow or Keras."""
+"""A trained network as a file that runs without TensorFlow or Keras; :mod:`busutils.app.engines` runs it."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from busutils import jobs
-from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, mean_of_views
+from busutils.app.engines import OnnxSegmenter, OpenVinoSegmenter, content_of
+from busutils.models.segmenter import Segmenter
 
-__all__ = ["OnnxSegmenter", "export_onnx"]
+__all__ = ["OnnxSegmenter", "OpenVinoSegmenter", "export_network", "export_onnx"]
+
+_RECIPE = (
+    "Lesion segmentation in breast ultrasound; not a medical device. Grey levels 0 to 255 as float32 (N, size, size, 1) in, "
+    "probabilities of the same shape out. The metadata entry busutils holds size, threshold, test-time views and what is "
+    "dropped from masks; busutils/app/engines.py says what to do with them."
+)
+
+
+def export_network(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
+    """Write a segmenter's network for other engines, with what else is needed to use it in the file's metadata.
+
+    The network takes grey levels as ``(N, size, size, 1)`` float32 and gives probabilities, in single precision. The
+    members of an ensemble become one network that gives their mean. What has to be done before and after is told in
+    :mod:`busutils.app.engines`.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        A fitted one with a network: a ``UNetSegmenter``, with any encoder, or an ``EnsembleSegmenter``.
+    path : path-like
+        Its ending says the format: ``.onnx``, or ``.xml`` for OpenVINO, whose weights go to a ``.bin`` file beside it.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If the segmenter has no network, or the ending is another.
+    ImportError
+        If the packages of the extra ``export`` or ``openvino`` are missing.
+    """
+    path = Path(path)
+    if not hasattr(segmenter, "network_") and not hasattr(segmenter, "members_"):
+        raise ValueError(f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter")
+    if path.suffix not in (".onnx", ".xml"):
+        raise ValueError(f"an exported network ends in .onnx or, for OpenVINO, in .xml, not in {path.name!r}")
+    if path.suffix == ".onnx":
+        with jobs.atomic_path(path) as temporary:
+            _write_onnx(segmenter, temporary)
+        return path
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError("exports for OpenVINO need it: pip install 'busutils[export,openvino]'") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+        made = Path(folder) / "network.onnx"
+        _write_onnx(segmenter, made)
+        model = openvino.Core().read_model(str(made))
+        model.set_rt_info(json.dumps(_about(segmenter)), "busutils")
+        openvino.save_model(model, str(made.with_suffix(".xml")), compress_to_fp16=False)
+        for ending in (".bin", ".xml"):
+            os.replace(made.with_suffix(ending), path.with_suffix(ending))
+    return path
 
 
 def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
-    """Write a segmenter's network as ONNX, with what else is needed to use it in the file's metadata.
-
-    The network takes grey values in [0, 255] as ``(1, size, size, 1)`` float32 (it standardises them itself) and gives
-    probabilities. The metadata entry ``busutils`` holds size, threshold, test-time views, and the smallest
-    and the least confident region that is kept, as JSON.
+    """Write a segmenter's network as ONNX; see :func:`export_network`.
 
     Parameters
     ----------
@@ -32,84 +86,54 @@ def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
     Returns
     -------
     pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        If the segmenter has no network.
-    ImportError
-        If the packages of the extra ``export`` are missing.
     """
-    if not hasattr(segmenter, "network_"):
-        raise ValueError(f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter")
-    try:
-        import onnx
-    except ImportError as error:
-        raise ImportError("exports need further packages: pip install 'busutils[export]'") from error
-    from busutils.models.engine import quiet_stderr
+    return export_network(segmenter, path)
 
-    path = Path(path)
-    segmenter.predict_proba(np.zeros((1, 8, 8), np.uint8))  # Keras exports networks that were called
-    about = {
+
+def _about(segmenter: Any) -> dict[str, Any]:
+    members = getattr(segmenter, "members_", [segmenter])
+    return {
         "size": segmenter.size,
         "threshold": segmenter.threshold_,
         "min_area": segmenter.min_area,
         "min_confidence": segmenter.confidence_,
-        "views": segmenter.views,
+        "views": members[0].views,
+        "content": content_of(segmenter),
     }
-    with jobs.atomic_path(path) as temporary:
-        with quiet_stderr():
-            segmenter.network_.export(str(temporary), format="onnx", verbose=False)
-        model = onnx.load(str(temporary))
-        onnx.helper.set_model_props(model, {"busutils": json.dumps(about)})
-        onnx.save(model, str(temporary))
-    return path
 
 
-class OnnxSegmenter(Segmenter):
-    """A network exported by :func:`export_onnx`, run by ONNX Runtime.
+def _write_onnx(segmenter: Any, path: Path) -> None:
+    try:
+        import onnx
+        import tf2onnx  # noqa: F401  Keras needs it
+    except ImportError as error:
+        raise ImportError("exports need further packages: pip install 'busutils[export]'") from error
+    from busutils.models.engine import keras, quiet_stderr
 
-    Parameters
-    ----------
-    path : str
-        The ``.onnx`` file.
+    networks = [_single_precision(member).network_ for member in getattr(segmenter, "members_", [segmenter])]
+    if len(networks) == 1:
+        network = networks[0]
+    else:
+        # Networks of one recipe have one name, and parts of a network must have different ones.
+        image = keras.Input(networks[0].input_shape[1:], name="image")
+        parts = [keras.Model(n.input, n.output, name=f"member_{i}") for i, n in enumerate(networks)]
+        network = keras.Model(image, keras.layers.Average()([part(image) for part in parts]))
+    side = segmenter.size
+    network.predict_on_batch(np.zeros((1, side, side, 1), np.float32))  # Keras exports networks that were called
+    with quiet_stderr():
+        network.export(str(path), format="onnx", verbose=False)
+    model = onnx.load(str(path))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    model.doc_string = _RECIPE
+    onnx.helper.set_model_props(model, {"busutils": json.dumps(_about(segmenter))})
+    onnx.save(model, str(path))
 
-    Raises
-    ------
-    WeightsError
-        If the file is missing, damaged, or was not exported by busutils.
-    """
 
-    supervised: ClassVar[bool] = True
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError("ONNX files need ONNX Runtime: pip install 'busutils[export]'") from error
-        if not Path(path).is_file():
-            raise WeightsError(f"there is no file {path}: check the path")
-        try:
-            self.session_: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            about = json.loads(self.session_.get_modelmeta().custom_metadata_map["busutils"])
-        except Exception as error:  # ONNX Runtime raises classes of its own
-            raise WeightsError(f"{path} is not a network exported by busutils: export it again") from error
-        self.size, self.min_area = int(about["size"]), float(about["min_area"])
-        self.views = int(about["views"])
-        self.threshold_, self.confidence_ = about["threshold"], float(about["min_confidence"])
-        self.fitted_ = True
-
-    def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
-        raise ValueError("an exported network cannot be trained: train a UNetSegmenter and export it")
-
-    def _square_proba(self, squares: np.ndarray) -> np.ndarray:
-        return mean_of_views(self._network_proba, squares, self.views)
-
-    def _network_proba(self, squares: np.ndarray) -> np.ndarray:
-        name = self.session_.get_inputs()[0].name
-        batches = squares[:, None, ..., None].astype(np.float32)
-        return np.stack([self.session_.run(None, {name: batch})[0][0, ..., 0] for batch in batches])
-
-    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
-        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.confidence_)
+def _single_precision(member: Any) -> Any:
+    """The same U-Net computing in float32: a file for every processor holds no half precision."""
+    if member.precision == "float32":
+        return member
+    plain = type(member)(**{**member.get_params(deep=False), "precision": "float32"})
+    plain._set_arrays(member._arrays())
+    return plain

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
+import itertools
 import json
 import os
 import re
+import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -22,18 +26,19 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from busutils import jobs
+from busutils.app.engines import content_of, engine_of, load_segmenter
 from busutils.app.scans import DICOM_ENDINGS, PICTURE_ENDINGS, Frame, is_dicom, read_frames
 from busutils.datasets import DatasetError
 from busutils.explain.uncertainty import doubt
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["PredictError", "Prediction", "describe", "find_images", "predict_files"]
+__all__ = ["PredictError", "Prediction", "describe", "find_images", "predict_files", "recorded_engine"]
 
 ENDINGS = PICTURE_ENDINGS + DICOM_ENDINGS
 
 _TABLE, _SETTINGS = "predictions.csv", "predictions.json"
-_THREADS = 2  # that read, and as many that describe and compress
-_FILES_AHEAD = 4
+_READERS = 2
+_FILES_AHEAD = 8
 _BATCH = 8
 _BATCH_PIXELS = 8_000_000  # a batch of larger images is closed earlier: probability maps take four bytes a pixel
 _LONGEST_NAME = 160  # bytes; file systems take 255 for the whole name
@@ -167,6 +172,8 @@ def _shown(text: str | os.PathLike[str]) -> str:
 
 def _longest_axis(mask: np.ndarray, spacing: tuple[float, float]) -> float:
     """Longest distance across the largest region of a mask that has one, in the unit of `spacing`."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     regions, n_regions = ndimage.label(mask, structure=np.ones((3, 3)))
     if n_regions > 1:
         mask = regions == 1 + np.bincount(regions.ravel())[1:].argmax()
@@ -202,9 +209,9 @@ def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: n
     Prediction
         A row of the table.
     """
-    rows, columns = np.nonzero(mask)
-    found = len(rows) > 0
-    box = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if found else (None,) * 4
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    found, area = len(rows) > 0, int(np.count_nonzero(mask))
+    box = (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1) if found else (None,) * 4
     top, left, bottom, right = (None if value is None else int(value) for value in box)
     spacing = frame.spacing
     return Prediction(
@@ -212,8 +219,8 @@ def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: n
         mask=mask_file,
         height=mask.shape[0],
         width=mask.shape[1],
-        area_px=len(rows),
-        area_share=round(float(mask.mean()), 6),
+        area_px=area,
+        area_share=round(area / mask.size, 6),
         top=top,
         left=left,
         bottom=bottom,
@@ -222,14 +229,14 @@ def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: n
         doubt=round(doubt(prob, cut), 4),
         frame=frame.number,
         longest_axis_px=round(_longest_axis(mask, (1, 1)), 2) if found else None,
-        area_mm2=round(len(rows) * spacing[0] * spacing[1], 3) if spacing else None,
+        area_mm2=round(area * spacing[0] * spacing[1], 3) if spacing else None,
         longest_axis_mm=round(_longest_axis(mask, spacing), 3) if found and spacing else None,
     )
 
 
 def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
 
@@ -308,20 +315,56 @@ class _Done:
         return done
 
 
-def _content(segmenter: Segmenter) -> str:
-    """Hash of all that a segmenter's masks depend on."""
-    path = getattr(segmenter, "path", None)
-    if path is not None and Path(path).is_file():  # a network in a file of its own
-        made_of: Any = Path(path).read_bytes()
-    else:
-        made_of = [segmenter.get_params(deep=False), segmenter._arrays()]
-    return jobs.content_key(type(segmenter).__name__, made_of, segmenter._state())
+@contextlib.contextmanager
+def _only_run(out: Path) -> Iterator[None]:
+    """Refuse a second run into a folder while one is under way; the system forgets the claim of a killed one."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise PredictError(f"another run is writing to {out}: wait for it, or give another folder") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
-def _prepare(out: Path, segmenter: Segmenter, weights: str, overwrite: bool) -> None:
+def recorded_engine(out: str | os.PathLike[str], weights: str) -> str:
+    """Engine that made the predictions in a folder, so that the rest can be made alike.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder of predictions; it may not exist.
+    weights : str
+        What the segmenter is called.
+
+    Returns
+    -------
+    str
+        Empty if there are no predictions of these weights.
+    """
+    made_with = _settings(Path(out))
+    return str(made_with.get("engine", "")) if made_with.get("weights") == weights else ""
+
+
+def _settings(out: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads((out / _SETTINGS).read_text(encoding="utf-8")))
+    return {}
+
+
+def _prepare(out: Path, made_with: dict[str, str], overwrite: bool) -> None:
     """Make the folder ready, or refuse one that holds predictions of other weights."""
     table, settings = out / _TABLE, out / _SETTINGS
-    content = _content(segmenter)
     if overwrite and table.exists():
         for _, row in _rows(table):
             if _is_ours(row["mask"]):
@@ -330,86 +373,170 @@ def _prepare(out: Path, segmenter: Segmenter, weights: str, overwrite: bool) -> 
         table.unlink()
     if overwrite:
         settings.unlink(missing_ok=True)
-    made_with: dict[str, Any] = {}
-    if settings.exists():
-        with contextlib.suppress(ValueError, AttributeError):
-            made_with = dict(json.loads(settings.read_text(encoding="utf-8")))
-    if (table.exists() or settings.exists()) and made_with.get("content") != content:
-        raise PredictError(
-            f"{out} holds predictions made with other weights or settings ({made_with.get('weights') or 'unknown'}): "
-            "give another folder, or --overwrite to replace them"
-        )
-    out.mkdir(parents=True, exist_ok=True)
+    before = _settings(out)
+    if table.exists() or settings.exists():
+        same = [name for name in ("content", "engine") if before.get(name) == made_with[name]]
+        if len(same) < 2:
+            known = ", ".join(filter(None, (before.get("weights"), before.get("engine")))) or "unknown"
+            raise PredictError(
+                f"{out} holds predictions made with other weights, settings or engine ({known}): "
+                "give another folder, or --overwrite to replace them"
+            )
     for partial in out.glob(".partial-*"):  # a run that was killed left them
         partial.unlink(missing_ok=True)
-    if made_with:
-        return
-    with jobs.atomic_path(settings) as temporary:
-        temporary.write_text(json.dumps({"weights": weights, "content": content}, indent=1), encoding="utf-8")
+    if not before:
+        with jobs.atomic_path(settings) as temporary:
+            temporary.write_text(json.dumps(made_with, indent=1), encoding="utf-8")
 
 
 # -- predicting ----------------------------------------------------------------------------------------------
 
+Made = tuple[Prediction, dict[str, bytes]]  # a row, and the content of its files in the order in which to write them
 
-def _read_ahead(files: Iterable[tuple[Path, str]], pool: ThreadPoolExecutor) -> Iterator[tuple[Path, str, Any]]:
+
+class _Task(NamedTuple):
+    """A file to be segmented."""
+
+    file: Path
+    name: str  # of its results
+    done: frozenset[int] = frozenset()  # frames that need not be made
+
+
+class _Read(NamedTuple):
+    """A frame of a file, or why there is none."""
+
+    task: _Task
+    got: Frame | DatasetError
+
+
+def _read_ahead(tasks: Iterable[_Task], pool: ThreadPoolExecutor) -> Iterator[_Read]:
     """Frames of all files in order, or a file's error; the next files are read meanwhile, one frame of each."""
-    todo = iter(files)
-    waiting: deque[tuple[Path, str, Iterator[Frame], Future]] = deque()
+    todo = iter(tasks)
+    waiting: deque[tuple[_Task, Iterator[Frame], Future]] = deque()
     while True:
-        while len(waiting) < _FILES_AHEAD and (item := next(todo, None)) is not None:
-            frames = read_frames(item[0])
-            waiting.append((*item, frames, pool.submit(next, frames, None)))
+        for task in itertools.islice(todo, _FILES_AHEAD - len(waiting)):
+            frames = read_frames(task.file)
+            waiting.append((task, frames, pool.submit(next, frames, None)))
         if not waiting:
             return
-        file, name, frames, coming = waiting.popleft()
+        task, frames, coming = waiting.popleft()
         try:
             while (frame := coming.result()) is not None:
                 coming = pool.submit(next, frames, None)
-                yield file, name, frame
+                if frame.number not in task.done:
+                    yield _Read(task, frame)
         except DatasetError as error:
-            yield file, name, error
+            yield _Read(task, error)
 
 
-def _finish(
-    file: Path, name: str, frame: Frame, prob: np.ndarray, mask: np.ndarray, cut: float, overlay: bool
-) -> tuple[Prediction, dict[str, bytes]]:
-    """Row of an image and the content of its files, in the order in which they are to be written."""
-    number = "" if frame.number is None else f"_f{frame.number:04d}"
-    mask_file = f"{name}{number}_mask.png"
-    made = {_overlay_name(mask_file): _png(_outlined(frame.image, mask))} if overlay else {}
-    made[mask_file] = _png(np.uint8(255) * mask)
-    return describe(file, mask_file, frame, prob, mask, cut), made
-
-
-def _segmented(
-    read: Iterator[tuple[Path, str, Any]], segmenter: Segmenter, pool: ThreadPoolExecutor, overlay: bool
-) -> Iterator[list[Future]]:
-    """Pass images through the segmenter in batches; rows and files are made in the pool, in order."""
-    batch: list[tuple[Path, str, Any]] = []
+def _batches(read: Iterable[_Read]) -> Iterator[list[_Read]]:
+    batch: list[_Read] = []
     n_pixels = 0
     for item in read:
         batch.append(item)
-        n_pixels += item[2].image.size if isinstance(item[2], Frame) else 0
+        n_pixels += item.got.image.size if isinstance(item.got, Frame) else 0
         if len(batch) >= _BATCH or n_pixels >= _BATCH_PIXELS:
-            yield _segment_batch(batch, segmenter, pool, overlay)
+            yield batch
             batch, n_pixels = [], 0
-    yield _segment_batch(batch, segmenter, pool, overlay)
+    if batch:
+        yield batch
 
 
-def _segment_batch(
-    batch: list[tuple[Path, str, Any]], segmenter: Segmenter, pool: ThreadPoolExecutor, overlay: bool
-) -> list[Future]:
-    images = [got.image for _, _, got in batch if isinstance(got, Frame)]
-    probs = segmenter.predict_proba(images) if images else []
-    maps = iter(zip(probs, segmenter.masks_from(probs) if images else [], strict=True))
-    coming = []
-    for file, name, got in batch:
-        if isinstance(got, Frame):
-            coming.append(pool.submit(_finish, file, name, got, *next(maps), segmenter.threshold_, overlay))
-        else:
-            coming.append(Future())
-            coming[-1].set_result((Prediction(file=_shown(file), error=_shown(str(got))), {}))
-    return coming
+class _Worker:
+    """Segments batches; calls may come from several threads."""
+
+    def __init__(self, segmenter: Segmenter, overlay: bool) -> None:
+        self.segmenter, self.overlay = segmenter, overlay
+        # Keras spreads one call over all cores by itself.
+        one_at_a_time = threading.Lock()
+        self.turn: Any = contextlib.nullcontext() if getattr(segmenter, "concurrent", False) else one_at_a_time
+
+    def segment(self, batch: Sequence[_Read]) -> list[Made]:
+        images = [item.got.image for item in batch if isinstance(item.got, Frame)]
+        with self.turn:
+            probs = iter(self.segmenter.predict_proba(images) if images else [])
+        return [
+            self._finish(task, got, next(probs)) if isinstance(got, Frame) else _failed(task, got)
+            for task, got in batch
+        ]
+
+    def _finish(self, task: _Task, frame: Frame, prob: np.ndarray) -> Made:
+        (mask,) = self.segmenter.masks_from([prob])
+        number = "" if frame.number is None else f"_f{frame.number:04d}"
+        mask_file = f"{task.name}{number}_mask.png"
+        made = {_overlay_name(mask_file): _png(_outlined(frame.image, mask))} if self.overlay else {}
+        made[mask_file] = _png(np.uint8(255) * mask)
+        return describe(task.file, mask_file, frame, prob, mask, self.segmenter.threshold_), made
+
+    def segment_files(self, tasks: Iterable[_Task]) -> Iterator[list[Made]]:
+        """Read, segment, measure and compress, all at the same time."""
+        cores = joblib.cpu_count()
+        with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(cores) as segmenters:
+            batches = _batches(_read_ahead(tasks, readers))
+            yield from jobs.in_order(segmenters.submit, self.segment, batches, ahead=lambda: cores + 1)
+
+
+def _failed(task: _Task, error: DatasetError) -> Made:
+    return Prediction(file=_shown(task.file), error=_shown(str(error))), {}
+
+
+# -- on a cluster --------------------------------------------------------------------------------------------
+
+_FILES_A_STEP = 8
+
+
+class _Step(NamedTuple):
+    """What a worker of a cluster is to do; it loads the weights itself, once."""
+
+    weights: str
+    engine: str
+    content: str
+    overlay: bool
+    folder: str  # in which relative paths are meant
+    tasks: list[_Task]
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(weights: str, engine: str, content: str, overlay: bool) -> _Worker:
+    segmenter = load_segmenter(weights, engine or "auto", streams=joblib.cpu_count())
+    if content_of(segmenter) != content:
+        raise PredictError(f"a worker of the cluster has other weights {weights} than this machine: make them equal")
+    return _Worker(segmenter, overlay)
+
+
+def _do_step(step: _Step) -> list[Made]:
+    with _LOADING:
+        worker = _worker(step.weights, step.engine, step.content, step.overlay)
+    made = []
+    for task in step.tasks:
+        there = Path(step.folder, task.file)
+        read = _read_here(task, there)
+        for batch in _batches(read):
+            made += worker.segment(batch)
+    return made
+
+
+_LOADING = threading.Lock()
+
+
+def _read_here(task: _Task, there: Path) -> Iterator[_Read]:
+    try:
+        for frame in read_frames(there):
+            if frame.number not in task.done:
+                yield _Read(task, frame)
+    except DatasetError as error:
+        yield _Read(task, DatasetError(str(error).replace(str(there), str(task.file))))
+
+
+def _segment_on(client: Any, tasks: Iterable[_Task], step: _Step) -> Iterator[list[Made]]:
+    todo = iter(tasks)
+    steps = iter(lambda: step._replace(tasks=list(itertools.islice(todo, _FILES_A_STEP))), step._replace(tasks=[]))
+    submit = functools.partial(client.submit, pure=False)
+    # What a worker had under way when it died is given to another one by the cluster.
+    return jobs.in_order(submit, _do_step, steps, ahead=lambda: 2 * sum(client.nthreads().values()))
+
+
+# -- the whole -----------------------------------------------------------------------------------------------
 
 
 def predict_files(
@@ -420,17 +547,18 @@ def predict_files(
     weights: str = "",
     overlay: bool = False,
     overwrite: bool = False,
+    client: Any = None,
 ) -> Iterator[Prediction]:
     """Segment image files; write ``<name>_mask.png`` for each image and a row in ``predictions.csv``.
 
-    Files are read, segmented and written at the same time, in batches that do not change the result beyond rounding.
-    A run that was stopped, at any moment, is taken up by the same call: what has its row and its mask is not made
-    again, what failed is tried again.
+    Files are read, segmented and written at the same time, and no more than a few are held at once. A run that was
+    stopped, at any moment, is taken up by the same call: what has its row and its mask is not made again, what failed is
+    tried again.
 
     Parameters
     ----------
     segmenter : Segmenter
-        A fitted one.
+        A fitted one; :func:`busutils.app.engines.load_segmenter` gives the fastest.
     files : iterable of pathlib.Path
         Pictures, clips and DICOM files, see :func:`busutils.app.scans.read_frames`. Two of the same name get their
         folder's name before it. Frames of a clip are named ``<name>_f0001`` and so on.
@@ -442,6 +570,9 @@ def predict_files(
         Also write ``<name>_overlay.png``: the image with the lesion's outline.
     overwrite : bool, default False
         Remove the predictions that the folder holds, instead of going on with them.
+    client : distributed.Client, optional
+        Segment on a Dask cluster. Its workers read the files and load `weights` themselves, so both must be found
+        there under the same names; results are written by this process.
 
     Yields
     ------
@@ -452,40 +583,33 @@ def predict_files(
     Raises
     ------
     PredictError
-        If the folder holds predictions of other weights or settings.
+        If the folder holds predictions of other weights, settings or engine, or another run is writing to it.
     """
     out, files = Path(out), list(dict.fromkeys(map(Path, files)))
-    _prepare(out, segmenter, weights, overwrite)
-    done = _Done.read(out, overlay)
-    named = zip(files, _names(files, done.owners), strict=True)
-    readers, makers = ThreadPoolExecutor(_THREADS), ThreadPoolExecutor(_THREADS)
-    pending: deque[Future] = deque()
-    try:
-        with open(out / _TABLE, "a", encoding="utf-8", newline="") as table:
+    made_with = {"weights": weights, "engine": engine_of(segmenter), "content": content_of(segmenter)}
+    if client is not None and not weights:
+        raise PredictError("workers of a cluster load the weights themselves: give their name or file")
+    out.mkdir(parents=True, exist_ok=True)
+    with _only_run(out):
+        _prepare(out, made_with, overwrite)
+        done = _Done.read(out, overlay)
+        tasks = (
+            _Task(file, name, frozenset(done.frames.get(_shown(file), ())))
+            for file, name in zip(files, _names(files, done.owners), strict=True)
+            if _shown(file) not in done.files
+        )
+        if client is None:
+            results = _Worker(segmenter, overlay).segment_files(tasks)
+        else:
+            folder = str(Path.cwd())
+            here = _Step(weights, made_with["engine"], made_with["content"], overlay, folder, [])
+            results = _segment_on(client, tasks, here)
+        with contextlib.closing(results), open(out / _TABLE, "a", encoding="utf-8", newline="") as table:
             writer = csv.DictWriter(table, _COLUMNS)
-
-            def write(coming: Future) -> Prediction:
-                row, made = coming.result()
+            for row, made in itertools.chain.from_iterable(results):
                 for name, content in made.items():
                     with jobs.atomic_path(out / name) as temporary:
                         temporary.write_bytes(content)
                 writer.writerow(asdict(row))
                 table.flush()
-                return row
-
-            read = _read_ahead((item for item in named if _shown(item[0]) not in done.files), readers)
-            todo = (
-                (file, name, got)
-                for file, name, got in read
-                if not (isinstance(got, Frame) and got.number in done.frames.get(_shown(file), ()))
-            )
-            for batch in _segmented(todo, segmenter, makers, overlay):
-                # The batch before was described and compressed while this one was segmented.
-                while pending:
-                    yield write(pending.popleft())
-                pending.extend(batch)
-            while pending:
-                yield write(pending.popleft())
-    finally:
-        for pool in (readers, makers):
-            pool.shutdown(cancel_futures=True)
+                yield row
