@@ -3,20 +3,25 @@
 - ``energy``: share of each map's sum inside the reference, against that of an edge filter and of a flat map, on images
   whose lesion was found (Dice of 0.5 or more), since a map of a wrong answer has no reason to lie inside the lesion;
 - ``survival``: rank correlation of each map with itself after the weights were shuffled from the output back to a layer;
-- ``doubt``: inside a band of 10 pixels round both contours, the area under the ROC curve of pixel entropy for wrong pixels,
-  against that of the distance to the predicted contour; the expected calibration error there, before and after a
-  temperature that was fitted on the validation groups of the training; and the mean Dice of the 80 % of lesion images with the
-  least doubt, less that of all;
-- ``cost``: seconds of each method over those of a forward pass, both the median of ten calls in this run.
+- ``context``: what calipers burnt in, and the shadow below the lesion taken away, do to the prediction;
+- ``doubt``: of each lesion image, by entropy, test-time changes, MC dropout and disagreement of two shipped networks that
+  never saw the fold; the area under the ROC curve (AUROC) of pixel entropy for wrong pixels inside a band of 10 pixels round
+  both contours, against that of the distance to the predicted contour;
+- ``band``: over all pixels of that band, both AUROCs, and the expected calibration error before and after a temperature that
+  was fitted on the validation groups of the training; ``bins`` holds the reliability diagrams behind it;
+- ``domain``: doubt on two other hospitals' sets;
+- ``cost``: seconds of each method over those of the forward pass beside it, medians of calls in this run, and the most memory that
+  the process, TensorFlow included, has held so far.
 
 Writes figures/explain_busi_<part>.csv.
 
-Usage: python benchmarks/explain_busi.py [energy survival doubt cost] [--weights busi-light] [--images 40]
+Usage: python benchmarks/explain_busi.py [PART ...] [--weights busi-light] [--images 30]
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -28,7 +33,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from busutils import datasets, evaluation, explain, jobs, metrics, models
+from busutils import datasets, evaluation, explain, jobs, metrics, models, plotting
 from busutils.models.training import validation_groups
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -78,8 +83,10 @@ def survival(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) 
     """Shuffle weights layer by layer and look at what is left of each map."""
     lesions = test.lesions()
     images, _ = lesions.load_arrays(SIZE)
-    chosen = np.random.default_rng(0).permutation(len(lesions))[: max(n // 5, 2)]
-    regions = {images[i].tobytes(): segmenter.predict(images[i : i + 1])[0] for i in chosen}
+    preds = segmenter.predict(images)
+    found = [i for i in range(len(lesions)) if preds[i].any()]
+    chosen = np.random.default_rng(0).permutation(found)[: max(n // 5, 2)]
+    regions = {images[i].tobytes(): preds[i] for i in chosen}
     tables = []
     for name in (
         "Seg-Grad-CAM, bottleneck",
@@ -90,11 +97,9 @@ def survival(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) 
     ):
 
         def tell(s: models.Segmenter, image: np.ndarray, name: str = name) -> np.ndarray:
-            region = regions[image.tobytes()]
-            return MAPS[name](s, image, region if region.any() else np.ones(image.shape, bool))
+            return MAPS[name](s, image, regions[image.tobytes()])
 
-        layers = [f"dec{level}_norm_a" for level in (1, 3)] + ["bottleneck_norm_a", "enc1_norm_a"]
-        layers = [layer for layer in layers if any(layer == own.name for own in segmenter.network_.layers)]
+        layers = ["logits", "dec1_conv_a", "dec3_conv_a", "bottleneck_conv_a", "enc1_conv_a"]
         tables.append(explain.randomisation_curve(segmenter, tell, images[chosen], layers).assign(map=name))
     table = pd.concat(tables, ignore_index=True)
     print(table.groupby(["map", "layer"], sort=False)["similarity"].mean().unstack(sort=False).round(2).to_string())
@@ -111,97 +116,221 @@ def _band(mask: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def doubt(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
     """Score doubt of pixels and of images."""
-    train, _ = datasets.load("busi").split(5)
-    home = train.subset(validation_groups(train.groups, 0.15, 0)).lesions()
-    home_images, home_masks = home.load_arrays(SIZE)
-    home_probs = segmenter.predict_proba(home_images)
-    bands = [evaluation.contour_band(m, p) for m, p in zip(home_masks, segmenter.masks_from(home_probs), strict=True)]
-    temperature = evaluation.fit_temperature(
-        [m[b] for m, b in zip(home_masks, bands, strict=True)], [p[b] for p, b in zip(home_probs, bands, strict=True)]
-    )
     lesions = test.lesions()
     images, masks = lesions.load_arrays(SIZE)
     probs = segmenter.predict_proba(images)
     preds = segmenter.masks_from(probs)
-    _, spreads = explain.shaken_proba(segmenter, images)
-    rows, wrong, sure, near, in_band, truth = [], [], [], [], [], []
-    for record, image_mask, prob, pred, spread in zip(lesions, masks, probs, preds, spreads, strict=True):
-        band, nearness = _band(image_mask, pred)
-        errors, bits = (image_mask != pred)[band], explain.entropy(prob)[band]
+    blind = [models.load_weights(name) for name in ("busi-light", "busi-encoder")]  # neither saw the fold
+    blind[1].views = 1
+    spreads = {
+        "changes": explain.shaken_proba(segmenter, images)[1],
+        "dropout": explain.dropout_proba(segmenter, images, samples=6)[1],
+        "disagreement": explain.ensemble_proba(blind, images)[1],
+    }
+    rows = []
+    for i, record in enumerate(lesions):
+        band, nearness = _band(masks[i], preds[i])
+        errors, bits = (masks[i] != preds[i])[band], explain.entropy(probs[i])[band]
         both = 0 < errors.mean() < 1 if band.any() else False
+        candidates = probs[i] >= segmenter.threshold_ / 2
         rows.append(
             {
                 "id": record.id,
                 "group": record.group,
-                "dice": metrics.dice(image_mask, pred),
-                "doubt": explain.doubt(prob, segmenter.threshold_),
-                "spread": float(spread[pred].mean()) if pred.any() else 1.0,
+                "dice": metrics.dice(masks[i], preds[i]),
+                "doubt": explain.doubt(probs[i], segmenter.threshold_),
+                **{
+                    name: float(maps[i][candidates].mean()) if candidates.any() else 1.0
+                    for name, maps in spreads.items()
+                },
                 "auc_entropy": roc_auc_score(errors, bits) if both else np.nan,
                 "auc_nearness": roc_auc_score(errors, nearness[band]) if both else np.nan,
             }
         )
-        wrong.append(errors), sure.append(bits), near.append(nearness[band]), in_band.append(prob[band])
-        truth.append(image_mask[band])
     table = pd.DataFrame(rows)
-    wrong_all = np.concatenate(wrong)
-    print(f"pixels in the band: {len(wrong_all)}, wrong {wrong_all.mean():.3f}; temperature {temperature:.2f}")
-    print(
-        f"AUROC for errors, all pixels: entropy {roc_auc_score(wrong_all, np.concatenate(sure)):.3f}, "
-        f"nearness {roc_auc_score(wrong_all, np.concatenate(near)):.3f}"
-    )
     gain = evaluation.compare(table["auc_entropy"], table["auc_nearness"], table["group"].to_numpy())
     print(
         f"AUROC image by image: entropy {evaluation.bootstrap_mean(table['auc_entropy'], table['group'])}, "
         f"less nearness {gain.difference}"
     )
-    for name, values in (
-        ("before", in_band),
-        ("after", [evaluation.with_temperature(p, temperature) for p in in_band]),
-    ):
-        reliability = evaluation.reliability([np.concatenate(truth)], [np.concatenate(values)])
-        print(f"ECE in the band, {name} temperature: {evaluation.expected_calibration_error(reliability):.4f}")
-    everywhere = evaluation.reliability(masks, probs)
-    print(f"ECE of whole images: {evaluation.expected_calibration_error(everywhere):.4f}")
-    for name in ("doubt", "spread"):
+    for name in ("doubt", *spreads):
         kept = table.sort_values(name, kind="stable").head(round(0.8 * len(table)))
-        print(f"mean Dice {table['dice'].mean():.3f}; of the 80 % with the least {name} {kept['dice'].mean():.3f}")
+        poor = roc_auc_score(table["dice"] < 0.5, table[name])
+        print(
+            f"mean Dice {table['dice'].mean():.3f}; of the 80 % with the least {name} {kept['dice'].mean():.3f}; "
+            f"AUROC for a Dice below 0.5 {poor:.3f}"
+        )
     return table
 
 
-def cost(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
-    """Time each method against a forward pass."""
-    images, masks = test.lesions().subset([0]).load_arrays(SIZE)
+def _in_bands(segmenter: models.Segmenter, lesions: datasets.LesionDataset) -> tuple[list, ...]:
+    """Truth, probability, error and nearness of the pixels in each image's band; and whole masks and probabilities."""
+    images, masks = lesions.load_arrays(SIZE)
+    probs = segmenter.predict_proba(images)
+    truth, inside, wrong, near = [], [], [], []
+    for mask, prob, pred in zip(masks, probs, segmenter.masks_from(probs), strict=True):
+        band, nearness = _band(mask, pred)
+        truth.append(mask[band])
+        inside.append(prob[band])
+        wrong.append((mask != pred)[band])
+        near.append(nearness[band])
+    return truth, inside, wrong, near, list(masks), list(probs)
 
-    def seconds(call: Callable[[], object]) -> float:
-        call()
-        spent = []
-        for _ in range(10):
-            start = time.perf_counter()
-            call()
-            spent.append(time.perf_counter() - start)
-        return statistics.median(spent)
 
-    forward = seconds(lambda: segmenter.predict_proba(images))
-    rows = [("forward pass", forward, 1.0)]
-    for name, tell in MAPS.items():
-        took = seconds(lambda tell=tell: tell(segmenter, images[0], masks[0]))
-        rows.append((name, took, took / forward))
-    levels = ["enc1", "enc2", "enc3", "enc4", "bottleneck", "dec4", "dec3", "dec2", "dec1"]
-    took = seconds(lambda: explain.feature_maps(segmenter, images[0], levels))
-    rows.append(("feature maps of all levels", took, took / forward))
-    table = pd.DataFrame(rows, columns=["method", "seconds", "forward_passes"]).round(4)
+def band(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
+    """Errors and calibration over all pixels near a contour."""
+    train, _ = datasets.load("busi").split(5)
+    home = train.subset(validation_groups(train.groups, 0.15, 0)).lesions()
+    home_truth, home_inside, *_ = _in_bands(segmenter, home)
+    temperature = evaluation.fit_temperature(home_truth, home_inside)
+    truth, inside, wrong, near, masks, probs = _in_bands(segmenter, test.lesions())
+    pairs = {
+        ("band", 1.0): (truth, inside),
+        ("band", temperature): (truth, [evaluation.with_temperature(p, temperature) for p in inside]),
+        ("whole images", 1.0): (masks, probs),
+    }
+    bins = pd.concat(
+        [evaluation.reliability(*pair).assign(where=where, temperature=used) for (where, used), pair in pairs.items()],
+        ignore_index=True,
+    )
+    with jobs.atomic_path(FIGURES / "explain_busi_bins.csv") as temporary:
+        bins.round(5).to_csv(temporary, index=False)
+    errors = np.concatenate(wrong)
+    rows = {
+        "images": len(masks),
+        "pixels in the band": len(errors),
+        "share of wrong pixels": errors.mean(),
+        "AUROC of entropy for wrong pixels": roc_auc_score(errors, explain.entropy(np.concatenate(inside))),
+        "AUROC of nearness to the predicted contour": roc_auc_score(errors, np.concatenate(near)),
+        "temperature": temperature,
+    }
+    for (where, used), part in bins.groupby(["where", "temperature"], sort=False):
+        rows[f"ECE, {where}, temperature {used:.2f}"] = evaluation.expected_calibration_error(part)
+    table = pd.DataFrame({"measure": rows.keys(), "value": rows.values()})
     print(table.to_string(index=False))
     return table
 
 
-PARTS = {"energy": energy, "survival": survival, "doubt": doubt, "cost": cost}
+def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
+    """Compare doubt at home with doubt on two sets from elsewhere."""
+    others = {"busi, fold 5": test.lesions(), "stu": datasets.load("stu").lesions()}
+    bus_bra = datasets.load("bus-bra").lesions()
+    few = sorted(np.random.default_rng(0).permutation(len(bus_bra))[:100])
+    others["bus-bra"] = bus_bra.subset([bus_bra.ids[i] for i in few])
+    tables = []
+    for name, lesions in others.items():
+        images, masks = lesions.load_arrays(SIZE)
+        probs = segmenter.predict_proba(images)
+        scores = [metrics.dice(m, p) for m, p in zip(masks, segmenter.masks_from(probs), strict=True)]
+        doubts = [explain.doubt(prob, segmenter.threshold_) for prob in probs]
+        tables.append(
+            pd.DataFrame({"set": name, "id": lesions.ids, "group": lesions.groups, "dice": scores, "doubt": doubts})
+        )
+    table = pd.concat(tables, ignore_index=True)
+    home = table[table["set"] == "busi, fold 5"]
+    for name, part in table.groupby("set", sort=False):
+        both = pd.concat([home, part])
+        away = np.arange(len(both)) >= len(home)
+        print(
+            f"{name:14s} n {len(part)}, Dice {part['dice'].mean():.3f}, doubt {part['doubt'].mean():.3f}; AUROC of "
+            f"doubt for the set {roc_auc_score(away, both['doubt']):.3f}, for a Dice below 0.5 "
+            f"{roc_auc_score(part['dice'] < 0.5, part['doubt']) if (part['dice'] < 0.5).any() else np.nan:.3f}"
+        )
+    return table
+
+
+def context(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
+    """Change what surrounds the lesion."""
+    lesions = test.lesions()
+    images, masks = lesions.load_arrays(SIZE)
+    changes = {"calipers added": explain.with_calipers, "shadow removed": explain.without_shadow}
+    tables = []
+    for name, change in changes.items():
+        found = explain.context_test(segmenter, images, masks, change)
+        gain = evaluation.compare(found["dice_after"], found["dice_before"], lesions.groups)
+        print(f"{name}: Dice {gain.difference}; agreement {found['agreement'].mean():.3f}")
+        tables.append(found.assign(change=name, id=lesions.ids, group=lesions.groups))
+    return pd.concat(tables, ignore_index=True)
+
+
+def cost(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
+    """Time each method against a forward pass, for the network as shipped and at the image's own size."""
+    import matplotlib.pyplot as plt
+
+    from busutils.models.unet import unet
+
+    images, masks = test.lesions().subset([0]).load_arrays(SIZE)
+    image, mask = images[0], masks[0]
+    # The same convolutions on every pixel of the image.
+    whole = models.UNetSegmenter(size=SIZE, filters=segmenter.filters)
+    whole.network_ = unet(SIZE, filters=segmenter.filters)
+    whole.network_.set_weights(segmenter.network_.get_weights())
+    whole.fitted_ = True
+
+    def seconds(call: Callable[[], object], forward: Callable[[], object], times: int) -> tuple[float, float, float]:
+        """Of the first call, which builds what the others use; median of the others; median of their ratios to a pass.
+
+        Each call has a forward pass of its own beside it: whatever else the machine does then slows both.
+        """
+        start = time.perf_counter()
+        call()
+        first = time.perf_counter() - start
+        spent = []
+        for _ in range(times):
+            start = time.perf_counter()
+            forward()
+            middle = time.perf_counter()
+            call()
+            spent.append((middle - start, time.perf_counter() - middle))
+        return first, statistics.median(s for _, s in spent), statistics.median(s / f for f, s in spent)
+
+    def draw(asked: models.Segmenter) -> None:
+        maps = explain.feature_maps(asked, image)
+        ranked = {name: explain.rank_channels(found, mask).head(8) for name, found in maps.items()}
+        figure = plotting.activation_levels(
+            {name: maps[name][best["channel"]] for name, best in ranked.items()},
+            scores={name: best["iou"].tolist() for name, best in ranked.items()},
+        )
+        figure.canvas.draw()
+        plt.close(figure)
+
+    rows = []
+    for asked in (segmenter, whole):
+
+        def forward(asked: models.Segmenter = asked) -> np.ndarray:
+            return asked.predict_proba(images)
+
+        calls = {"forward pass": (forward, 10)}
+        for name, tell in MAPS.items():
+            times = 1 if name in ("integrated gradients", "occlusion") else 10
+            calls[name] = (lambda asked=asked, tell=tell: tell(asked, image, mask), times)
+        calls["feature maps of all levels"] = (lambda asked=asked: explain.feature_maps(asked, image), 10)
+        calls["grid of the whole network, ranked and drawn"] = (lambda asked=asked: draw(asked), 3)
+        for name, (call, times) in calls.items():
+            first, took, ratio = seconds(call, forward, times)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            rows.append((f"{asked.size}²", name, first, took, ratio, round(peak)))
+    table = pd.DataFrame(rows, columns=["network", "method", "first_seconds", "seconds", "forward_passes", "peak_mib"])
+    print(table.round(3).to_string(index=False))
+    return table
+
+
+PARTS = {
+    "energy": energy,
+    "survival": survival,
+    "context": context,
+    "doubt": doubt,
+    "band": band,
+    "domain": domain,
+    "cost": cost,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--weights", default="busi-light")
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=30)
     given = parser.parse_args()
     segmenter = models.load_weights(given.weights)
     _, test = datasets.load("busi").split(5)

@@ -5,6 +5,7 @@ Gradient methods need Keras' TensorFlow engine; occlusion works with any segment
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,35 @@ def _logits(network: Any) -> str:
     return "enlarged_logits" if any(layer.name == "enlarged_logits" for layer in network.layers) else "logits"
 
 
+def _gradients(network: Any, tf: Any, layer: str | None, start: str | None = None) -> Any:
+    """Compile activations of a layer (of the start if none is named) and the gradient of weighted logits there.
+
+    Compiled, the gradients of the weights, which nobody asks for, are never computed. Kept as long as the network.
+    """
+    compiled = _COMPILED.setdefault(network, {})
+    if (layer, start) not in compiled:
+        ends = [_logits(network)] if layer is None else [_logits(network), layer]
+        model = part_of(network, ends, start)
+
+        @tf.function(reduce_retracing=True)
+        def run(given: Any, weights: Any) -> tuple[Any, Any]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(given)
+                logits, *rest = listed(model(given, training=False))
+                total = tf.reduce_sum(tf.cast(logits[..., 0], tf.float32) * weights)
+            at = rest[0] if rest else given
+            gradient = tape.gradient(total, at)
+            if gradient is None:
+                raise ValueError(f"layer {layer!r} comes after the logits: choose an earlier one")
+            return tf.cast(at, tf.float32), tf.cast(gradient, tf.float32)
+
+        compiled[layer, start] = run
+    return compiled[layer, start]
+
+
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
 def _layer_gradients(
     segmenter: Segmenter, image: np.ndarray, layer: str, region: np.ndarray | None, method: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -48,15 +78,10 @@ def _layer_gradients(
     tf = tensorflow_for(method)
     network = network_of(segmenter)
     layer_of(network, layer)
-    pixels = _squared(_region(segmenter, image, region), segmenter.size)
-    model = part_of(network, [layer, _logits(network)])
-    with tf.GradientTape() as tape:
-        activations, logits = model(tf.constant(batch_of(segmenter, image)), training=False)
-        total = tf.reduce_sum(tf.boolean_mask(tf.cast(logits[0, ..., 0], tf.float32), pixels))
-    gradients = tape.gradient(total, activations)
-    if gradients is None:
-        raise ValueError(f"layer {layer!r} comes after the logits: choose an earlier one")
-    return tf.cast(activations[0], tf.float32).numpy(), tf.cast(gradients[0], tf.float32).numpy()
+    weights = _squared(_region(segmenter, image, region), segmenter.size).astype(np.float32)
+    run = _gradients(network, tf, layer)
+    activations, gradients = run(tf.constant(batch_of(segmenter, image)), tf.constant(weights))
+    return activations[0].numpy(), gradients[0].numpy()
 
 
 def seg_grad_cam(
@@ -154,14 +179,9 @@ def input_gradients(segmenter: Segmenter, image: np.ndarray, *, region: np.ndarr
     """
     tf = tensorflow_for("the gradient of the input")
     network = network_of(segmenter)
-    pixels = _squared(_region(segmenter, image, region), segmenter.size)
-    model = part_of(network, [_logits(network)])
-    given = tf.constant(batch_of(segmenter, image))
-    with tf.GradientTape() as tape:
-        tape.watch(given)
-        (logits,) = listed(model(given, training=False))
-        total = tf.reduce_sum(tf.boolean_mask(tf.cast(logits[0, ..., 0], tf.float32), pixels))
-    return tape.gradient(total, given)[0, ..., 0].numpy()
+    weights = _squared(_region(segmenter, image, region), segmenter.size).astype(np.float32)
+    _, gradient = _gradients(network, tf, None)(tf.constant(batch_of(segmenter, image)), tf.constant(weights))
+    return gradient[0, ..., 0].numpy()
 
 
 def integrated_gradients(
@@ -196,18 +216,13 @@ def integrated_gradients(
     """
     tf = tensorflow_for("integrated gradients")
     network = network_of(segmenter)
-    pixels = _squared(_region(segmenter, image, region), segmenter.size)
+    weights = _squared(_region(segmenter, image, region), segmenter.size).astype(np.float32)
     end, name = standardised(network, batch_of(segmenter, image))
-    model = part_of(network, [_logits(network)], name)
-    total = np.zeros(pixels.shape, np.float32)
-    shares = ((np.arange(steps) + 0.5) / steps).astype(np.float32)
-    for start in range(0, steps, 4):
-        path = tf.constant(shares[start : start + 4].reshape(-1, 1, 1, 1)) * end
-        with tf.GradientTape() as tape:
-            tape.watch(path)
-            (logits,) = listed(model(path, training=False))
-            summed = tf.reduce_sum(tf.cast(logits[..., 0], tf.float32) * tf.constant(pixels, tf.float32))
-        total += tape.gradient(summed, path).numpy().sum(axis=(0, 3))
+    run = _gradients(network, tf, None, name)
+    total = np.zeros(weights.shape, np.float32)
+    for share in ((np.arange(steps) + 0.5) / steps).astype(np.float32):
+        _, gradient = run(tf.constant(share * end), tf.constant(weights))
+        total += gradient.numpy()[0, ..., 0]
     return total / steps * end[0, ..., 0]
 
 

@@ -286,20 +286,21 @@ def activation_levels(
     """
     columns = max(len(chosen) for chosen in maps.values())
     figure, grid = plt.subplots(
-        len(maps), columns, figsize=(1.15 * columns + 1.4, 1.2 * len(maps) + 0.5), layout="constrained", squeeze=False
+        len(maps), 1, figsize=(0.9 * columns + 1.5, 0.98 * len(maps) + 0.5), layout="constrained", squeeze=False
     )
     top = float(np.percentile(np.concatenate([np.ravel(chosen) for chosen in maps.values()]), 99.5)) or 1.0
     picture = None
-    for (level, chosen), line in zip(maps.items(), grid, strict=True):
-        for channel, axes in enumerate(line):
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if channel < len(chosen):
-                picture = axes.imshow(chosen[channel], cmap="magma", vmin=0, vmax=top)
-                if scores is not None:
-                    axes.set_title(f"{scores[level][channel]:.2f}", fontsize=7, pad=2)
+    # One axes a level: as many as there are maps would take most of the time.
+    for (level, chosen), axes in zip(maps.items(), grid.flat, strict=True):
+        for place, values in enumerate(chosen):
+            left = 1.08 * place
+            picture = axes.imshow(values, cmap="magma", vmin=0, vmax=top, extent=(left, left + 1, 1, 0))
+            if scores is not None:
+                axes.text(left + 0.5, -0.04, f"{scores[level][place]:.2f}", fontsize=7, ha="center", va="bottom")
+        axes.set(xlim=(0, 1.08 * columns - 0.08), ylim=(1, 0), xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
         height, width = np.shape(chosen)[1:]
-        line[0].set_ylabel(f"{level}\n{height}×{width}", fontsize=8, rotation=0, ha="right", va="center")
+        axes.set_ylabel(f"{level}\n{height}×{width}", fontsize=8, rotation=0, ha="right", va="center")
     bar = figure.colorbar(picture, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01)
     bar.set_label("activation after ReLU, no unit; one scale for all", fontsize=8)
     figure.suptitle(title, fontsize=10)
