@@ -226,12 +226,11 @@ def _app(args: argparse.Namespace) -> int:
     import signal
     import threading
 
-    from busutils.app import page
+    from busutils.app import engines, page
 
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # containers are stopped so; uploads are deleted either way
-    segmenter = segmenter_named(args.weights)
+    # Containers are stopped by this signal; uploads are deleted then, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    segmenter = engines.load_segmenter(args.weights, args.engine)
     with (
         contextlib.suppress(KeyboardInterrupt),
         page.serving(segmenter, name=args.weights, host=args.host, port=args.port) as address,
@@ -473,7 +472,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add(commands, "app", _app, "serve the web page")
     command.add_argument("--weights", default="busi-light", metavar="NAME", help="default: busi-light")
-    command.add_argument("--host", default="127.0.0.1")
+    command.add_argument(
+        "--engine", default="auto", choices=["auto", "onnx", "openvino", "keras"], help="default: auto"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; default: 127.0.0.1")
     command.add_argument("--port", type=int, default=7860)
     return parser
 
