@@ -125,7 +125,11 @@ def test_a_file_that_holds_no_weights(capsys, tmp_path):
     ):
         sentence = refused(capsys, "predict", tmp_path / "i.png", "--weights", weights, "--out", tmp_path / "o")
         assert words in sentence
+    request = ("predict", tmp_path / "i.png", "--weights", "kmeans-best", "--out", tmp_path / "o")
+    assert "leave it to auto" in refused(capsys, *request, "--engine", "onnx")
     assert not (tmp_path / "o").exists()
+    request = ("export", "--weights", "busi-light", "--to", "openvino", "--out", tmp_path / "o.onnx")
+    assert "ends in .xml" in refused(capsys, *request)
 
 
 def test_images_that_do_not_exist(capsys, tmp_path):
@@ -205,6 +209,15 @@ def test_training_exporting_and_using_a_network(capsys, tmp_path):
     images, _ = datasets.load("phantom", n=3, size=64).load_arrays(64)
     expected = models.load(weights).predict_proba(images)
     np.testing.assert_allclose(cli.segmenter_named(str(onnx)).predict_proba(images), expected, atol=1e-4)
+    datasets.phantom.write(datasets.load("phantom", n=3, size=64), tmp_path / "three")
+    masks = ("predict", tmp_path / "three", "--recursive", "--weights", weights, "--out", tmp_path / "masks")
+    status, out, err = run(capsys, *masks, "--engine", "keras")
+    assert (status, "Keras" in err) == (0, True)
+    # Engines differ in the last digits: what was begun with one is not gone on with by another.
+    status, _, err = run(capsys, *masks[:-3], onnx, *masks[-2:])
+    assert (status, "settings or engine" in err) == (2, True)
+    status, out, err = run(capsys, *masks)
+    assert (status, "Keras" in err, "before" in out) == (0, True, True)
     assert "no network to export" in refused(capsys, "export", "--weights", "kmeans-best", "--out", tmp_path / "k.onnx")
     (tmp_path / "x.onnx").write_text("nothing")
     sentence = refused(capsys, "evaluate", "--dataset", "phantom?n=3", "--weights", tmp_path / "x.onnx")
@@ -233,6 +246,8 @@ def test_the_readme_s_tables_are_those_of_the_files():
         sys.path.pop(0)
     text = write_readme.README.read_text(encoding="utf-8")
     assert write_readme.written(text) == text
+    text = write_readme.BENCHMARKS.read_text(encoding="utf-8")
+    assert write_readme.benchmarks_page(text) == text
     index = write_readme.INDEX.read_text(encoding="utf-8")
     assert write_readme.figures_index() == index
     assert "| ? |" not in index  # every picture has a known origin
