@@ -13,6 +13,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -25,19 +26,19 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from busutils import datasets, models
-from busutils.app import answers, page
+from busutils import datasets
+from busutils.app import answers, engines, page
 from busutils.app.scans import Frame
+from busutils.models.segmenter import Segmenter
 
 IMAGES_A_USER = 3
 KEEP_SECONDS = 20
+WARM_SECONDS = 20
 
 
 def serve(weights: str) -> None:
     """The page in this process, until its standard input ends; prints its address and its folder."""
-    import os
-
-    with page.serving(models.load_weights(weights), name=weights, keep_seconds=KEEP_SECONDS) as address:
+    with page.serving(engines.load_segmenter(weights), name=weights, keep_seconds=KEEP_SECONDS) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         files = sum(path.is_file() for path in folder.rglob("*"))  # thumbnails of the samples
         print(json.dumps({"address": address, "folder": str(folder), "files": files}), flush=True)
@@ -132,8 +133,19 @@ def refusals(address: str, folder: Path) -> dict[str, object]:
     return said
 
 
-def expected(weights: str, images: list[np.ndarray]) -> list[np.ndarray]:
-    compared = {"U-Net": models.load_weights(weights)}
+def visit(address: str, images: list[np.ndarray], masks: list[np.ndarray], n_users: int, seconds: float) -> list[User]:
+    """Let so many users loose at once; they are still at work when this returns."""
+    until = time.monotonic() + seconds
+    users = [
+        User(address, [png(image) for image in images[u::n_users]], masks[u::n_users], until) for u in range(n_users)
+    ]
+    for user in users:
+        user.start()
+    return users
+
+
+def expected(segmenter: Segmenter, images: list[np.ndarray]) -> list[np.ndarray]:
+    compared = {"U-Net": segmenter}
     return [answers.examine(compared, Frame(image), "scan.png").masks["U-Net"] for image in images]
 
 
@@ -151,24 +163,22 @@ def main() -> None:
 
     n = args.users * IMAGES_A_USER
     images = [record.image.read() for record in datasets.load("phantom", n=n, seed=11)]
-    masks = expected(args.weights, images)
+    segmenter = engines.load_segmenter(args.weights)
+    masks = expected(segmenter, images)
     different = len({mask.tobytes() for mask in masks})
     command = [sys.executable, __file__, "--serve", "--weights", args.weights]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         started = json.loads(server.stdout.readline())
         address, folder = started["address"], Path(started["folder"])
-        with httpx.Client(base_url=address, timeout=120) as client:
-            for image in images[: args.users]:  # the first calls build the network and fill caches
-                segment(client, "warm.png", png(image))
-        before, thumbnails = resident_mb(server.pid), started["files"]
+        fresh, thumbnails = resident_mb(server.pid), started["files"]
+        # The first answers build the network, fill caches and start all threads.
+        for user in visit(address, images, masks, args.users, WARM_SECONDS):
+            user.join()
+        time.sleep(2.5 * KEEP_SECONDS)
+        before = resident_mb(server.pid)
         until = time.monotonic() + args.seconds
-        users = [
-            User(address, [png(image) for image in images[u :: args.users]], masks[u :: args.users], until)
-            for u in range(args.users)
-        ]
-        for user in users:
-            user.start()
+        users = visit(address, images, masks, args.users, args.seconds)
         peak = before
         while any(user.is_alive() for user in users) and time.monotonic() < until + 120:
             peak = max(peak, resident_mb(server.pid))
@@ -188,6 +198,8 @@ def main() -> None:
     errors = [error for user in users for error in user.errors]
     result = {
         "weights": args.weights,
+        "engine": engines.engine_name(segmenter),
+        "cores": os.cpu_count(),
         "users": args.users,
         "seconds": args.seconds,
         "answers": len(waits),
@@ -197,6 +209,7 @@ def main() -> None:
         "users_without_answer": sum(not user.waits for user in users),
         "median_wait_s": round(statistics.median(waits), 2) if waits else None,
         "longest_wait_s": round(waits[-1], 2) if waits else None,
+        "memory_of_fresh_server_mb": round(fresh),
         "memory_before_mb": round(before),
         "memory_peak_mb": round(peak),
         "memory_after_mb": round(after),

@@ -173,6 +173,7 @@ def test_of_a_clip_the_first_frame_is_shown_and_said(tmp_path):
 def test_the_model_s_card_is_shown():
     for name in models.list_weights():
         assert page.model_card(name).startswith(f"# {name}")
+    assert page.model_card("/export/busi-light.onnx") == page.model_card("busi-light")
     assert "without a card" in page.model_card("mine/own.npz")
 
 

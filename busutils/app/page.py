@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import shutil
 import tempfile
@@ -88,9 +89,11 @@ def model_card(name: str) -> str:
     """
     from busutils import models
 
-    if name in models.list_weights():
-        return (Path(models.__file__).parent / "weights" / f"{name}.md").read_text(encoding="utf-8")
-    return f"# {Path(name).name}\n\nThese weights came without a card: ask whoever trained them for what, and on what."
+    path = Path(name)
+    shipped = path.stem if path.suffix in (".onnx", ".xml") else name  # exports are called after their weights
+    if shipped in models.list_weights():
+        return (Path(models.__file__).parent / "weights" / f"{shipped}.md").read_text(encoding="utf-8")
+    return f"# {path.name}\n\nThese weights came without a card: ask whoever trained them for what, and on what."
 
 
 # -- the page ------------------------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
     except ImportError as error:
         raise ImportError("the page needs Gradio: pip install 'busutils[app]'") from error
 
-    compared = methods(segmenter)
+    compared, shown = methods(segmenter), html.escape(Path(name).name)
     records = list(datasets.load("phantom", n=6, seed=2026))
     samples = [Frame(r.image.read(), spacing=(r.mm_per_px, r.mm_per_px) if r.mm_per_px else None) for r in records]
     captions = [f"{i}: {r.label}" for i, r in enumerate(records, start=1)]
@@ -155,7 +158,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
     endings = [*PICTURE_ENDINGS, *DICOM_ENDINGS]
     with gr.Blocks(title="busutils: lesions in breast ultrasound", analytics_enabled=False) as page:
         gr.HTML(
-            f"<h1>Lesions in breast-ultrasound images</h1><p>A U-Net ({name}) and K-Means draw what they take for a lesion.</p>"
+            f"<h1>Lesions in breast-ultrasound images</h1><p>A U-Net ({shown}) and K-Means draw what they take for a lesion.</p>"
             if len(compared) > 1
             else "<h1>Lesions in breast-ultrasound images</h1><p>K-Means draws what it takes for a lesion.</p>",
             elem_id="intro",
@@ -346,8 +349,14 @@ def serving(
         Address of the page on this machine.
     """
     folder = Path(tempfile.mkdtemp(prefix="busutils-page-")).resolve()
-    before = os.environ.get("GRADIO_TEMP_DIR"), pixels.MAX_PIXELS
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    settings = {
+        "GRADIO_TEMP_DIR": str(folder),
+        # By default it keeps a record of the last ten thousand events and makes a table of them after each.
+        "GRADIO_ANALYTICS_MAX_EVENTS": "100",
+        "GRADIO_ANALYTICS_CACHE_FREQUENCY": "50",
+    }
+    before, max_pixels = {key: os.environ.get(key) for key in settings}, pixels.MAX_PIXELS
+    os.environ.update(settings)
     pixels.MAX_PIXELS = MAX_PIXELS
     closed = threading.Event()
     page = None
@@ -389,9 +398,9 @@ def serving(
         closed.set()
         if page is not None:
             page.close(verbose=False)
-        if before[0] is None:
-            del os.environ["GRADIO_TEMP_DIR"]
-        else:
-            os.environ["GRADIO_TEMP_DIR"] = before[0]
-        pixels.MAX_PIXELS = before[1]
+        for key, value in before.items():
+            del os.environ[key]
+            if value is not None:
+                os.environ[key] = value
+        pixels.MAX_PIXELS = max_pixels
         shutil.rmtree(folder, ignore_errors=True)
