@@ -31,6 +31,7 @@ __all__ = [
     "find_notebooks",
     "profiles",
     "publish",
+    "read_table",
     "record",
     "refresh",
     "run",
@@ -122,6 +123,32 @@ def publish(name: str, figure: Any, table: pd.DataFrame | None = None, *, captio
     if table is not None:
         with jobs.atomic_path(Path(folder) / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.4g")
+
+
+def read_table(name: str) -> pd.DataFrame | None:
+    """Numbers measured on real images, from the repository's ``figures/``; the lessons draw and discuss them.
+
+    Parameters
+    ----------
+    name : str
+        Of the file without its ending, such as ``"matrix"``.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        None, after one sentence on the screen, where the package runs without the repository or the table was not
+        measured yet.
+
+    Examples
+    --------
+    >>> read_table("no_such_table")
+    figures/no_such_table.csv is not here: it comes with the repository, not with the installed package.
+    """
+    for folder in (Path("figures"), Path("..", "figures"), Path(__file__).parents[1] / "figures"):
+        if (file := folder / f"{name}.csv").is_file():
+            return pd.read_csv(file)
+    print(f"figures/{name}.csv is not here: it comes with the repository, not with the installed package.")
+    return None
 
 
 # -- finding and checking ------------------------------------------------------------------------------------

@@ -34,6 +34,19 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_tables_of_the_repository_are_read_and_missing_ones_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert lessons.read_table("no_such_table") is None
+    assert "figures/no_such_table.csv is not here" in capsys.readouterr().out
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "own.csv").write_text("id,dice\na,0.5\n")
+    (tmp_path / "notebooks").mkdir()
+    for place in (tmp_path, tmp_path / "notebooks"):  # a lesson may run in either folder of a clone
+        monkeypatch.chdir(place)
+        assert lessons.read_table("own")["dice"].tolist() == [0.5]
+    assert not capsys.readouterr().out
+
+
 def test_lessons_are_chosen_by_number_or_name():
     assert lessons.select(["02", "0", "02_segment_with_kmeans"]) == [lessons.LESSONS[0], lessons.LESSONS[2]]
     assert lessons.select([]) == list(lessons.LESSONS)

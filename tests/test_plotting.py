@@ -23,8 +23,8 @@ def test_every_public_function_returns_a_figure(phantoms):
     table = evaluation.compare_methods({"K-Means, textbook": models.KMeansSegmenter(size=64)}, phantoms, 64)
     history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_dice": [0.1, 0.4]})
     levels = pd.DataFrame(
-        [("enc1", 8, 8, 4), ("bottleneck", 4, 4, 8), ("dec1", 8, 8, 4)],
-        columns=["level", "height", "width", "channels"],
+        [("enc1", 8, 8, 4, 5), ("bottleneck", 4, 4, 8, 14), ("dec1", 8, 8, 4, 20)],
+        columns=["level", "height", "width", "channels", "receptive_field"],
     )
     reliability = evaluation.reliability([masks[0]], [masks[0] * 0.8])
     figures = {
@@ -42,6 +42,7 @@ def test_every_public_function_returns_a_figure(phantoms):
             scores={"enc1": [0.1, 0.2, 0.3], "bottleneck": [0, 1]},
         ),
         "network_levels": plotting.network_levels(levels),
+        "receptive_fields": plotting.receptive_fields(images[0], levels),
         "score_strips": plotting.score_strips(table),
         "learning_curves": plotting.learning_curves({"a": history}),
         "score_matrix": plotting.score_matrix(pd.DataFrame({"x": [0.5, np.nan]}, index=["a", "b"])),
@@ -83,3 +84,11 @@ def test_feature_maps_of_all_levels_share_one_scale():
     figure = plotting.activation_levels({"enc1": np.ones((2, 8, 8)), "dec1": np.full((1, 4, 4), 5.0)})
     limits = {image.get_clim() for axes in figure.axes for image in axes.get_images()}
     assert limits == {(0, 5)}
+
+
+def test_receptive_fields_are_drawn_in_their_size_about_the_centre():
+    levels = pd.DataFrame({"level": ["enc1", "bottleneck", "dec1"], "receptive_field": [5, 14, 20]})
+    figure = plotting.receptive_fields(np.zeros((32, 32), np.uint8), levels)
+    squares = [axes.patches[0] for axes in figure.axes]
+    assert [square.get_width() for square in squares] == [5, 14]
+    assert all(square.get_x() + square.get_width() / 2 == 15.5 for square in squares)

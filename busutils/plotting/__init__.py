@@ -8,6 +8,7 @@ from busutils.plotting.images import (
     masks_grid,
     network_levels,
     overlay,
+    receptive_fields,
 )
 from busutils.plotting.scores import (
     dataset_overview,
@@ -33,6 +34,7 @@ __all__ = [
     "masks_grid",
     "network_levels",
     "overlay",
+    "receptive_fields",
     "reliability_diagram",
     "score_matrix",
     "score_strips",

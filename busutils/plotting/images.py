@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from busutils.plotting.style import PREDICTION, TRUTH
 
@@ -326,7 +327,8 @@ def network_levels(levels: pd.DataFrame) -> Figure:
     for x, row in enumerate(rows):
         y = -depth[row["level"].replace("dec", "enc")]
         place[row["level"]] = (x, y)
-        text = f"{row['level']}\n{row['height']}×{row['width']} · {row['channels']}"
+        sees = row["receptive_field"]
+        text = f"{row['level']}\n{row['height']}×{row['width']} · {row['channels']}\nsees {sees}×{sees}"
         axes.text(
             x,
             y,
@@ -337,15 +339,43 @@ def network_levels(levels: pd.DataFrame) -> Figure:
             bbox={"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"},
         )
     names = [row["level"] for row in rows]
-    arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 22, "shrinkB": 22}
+    arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 26, "shrinkB": 26}
     for first, second in itertools.pairwise(names):
         axes.annotate("", place[second], place[first], arrowprops=arrow)
     for name in names:
         if name.startswith("enc"):
-            skip = {**arrow, "color": "#009e73", "linestyle": "--", "shrinkA": 34, "shrinkB": 34}
+            skip = {**arrow, "color": "#009e73", "linestyle": "--", "shrinkA": 38, "shrinkB": 38}
             axes.annotate("", place[name.replace("enc", "dec")], place[name], arrowprops=skip)
     axes.set_xlim(-0.7, len(rows) - 0.3)
     axes.set_ylim(-max(depth.values()) - 0.5, 0.5)
     axes.set_axis_off()
-    axes.set_title("height×width · channels; dashed: skip connections", fontsize=9)
+    axes.set_title(
+        "height×width · channels; pixels of the image that one value sees; dashed: skip connections", fontsize=9
+    )
+    return figure
+
+
+def receptive_fields(image: np.ndarray, levels: pd.DataFrame) -> Figure:
+    """Draw on an image the square that one value of each level can see, about the image's centre.
+
+    Parameters
+    ----------
+    image : (S, S) uint8 ndarray
+        At the size that the network reads.
+    levels : pandas.DataFrame
+        From :func:`busutils.models.unet.describe`; the way down and the bottleneck are drawn.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    down = levels[~levels["level"].str.startswith("dec")]
+    figure, grid = plt.subplots(1, len(down), figsize=(2.2 * len(down), 2.6), layout="constrained", squeeze=False)
+    for axes, row in zip(grid[0], down.itertuples(), strict=True):
+        _show(axes, image, f"{row.level}: {row.receptive_field}×{row.receptive_field}")
+        corner = (np.array(image.shape) - row.receptive_field) / 2 - 0.5
+        axes.add_patch(
+            Rectangle(corner[::-1], row.receptive_field, row.receptive_field, fill=False, ec="#e69f00", lw=2)
+        )
+        axes.set(xlim=(-4.5, image.shape[1] + 3.5), ylim=(image.shape[0] + 3.5, -4.5))
     return figure
