@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from busutils.datasets import DatasetError, pixels, read_image
+from busutils.datasets import DatasetError, pixels
 
 __all__ = ["DICOM_ENDINGS", "PICTURE_ENDINGS", "Frame", "is_dicom", "read_frames"]
 
@@ -157,8 +157,8 @@ def _picture_frames(path: Path) -> Iterator[Frame]:
         if n_frames > 1:
             _check_total(path, n_frames * picture.width * picture.height)
             yield from _clip_frames(path, picture, n_frames)
-            return
-    yield Frame(read_image(path))
+        else:
+            yield Frame(_grey(path, picture))
 
 
 def _clip_frames(path: Path, picture: Image.Image, n_frames: int) -> Iterator[Frame]:
