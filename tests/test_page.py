@@ -312,6 +312,20 @@ def test_nothing_else_of_this_machine_is_served(address, tmp_path):
         assert "event: error" in segment(address, path)
 
 
+def test_the_server_fetches_nothing_for_a_visitor(address, monkeypatch):
+    from gradio import processing_utils
+
+    fetched = []
+
+    async def download(url, **_):
+        fetched.append(url)
+        raise OSError
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", download)
+    assert "event: error" in segment(address, "https://example.org/scan.png")
+    assert fetched == []
+
+
 def test_uploads_are_gone_when_the_server_is(tmp_path):
     pytest.importorskip("gradio", reason="the extra 'app' is not installed")
     outside = os.environ.get("GRADIO_TEMP_DIR"), pixels.MAX_PIXELS

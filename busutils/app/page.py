@@ -215,6 +215,8 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
         with gr.Tab("Model", id="about"):
             gr.Markdown(model_card(name), elem_id="card")
 
+        _take_uploads_only(file)
+        _take_uploads_only(files)
         # One image at a time for all visitors, so that memory stays flat; a batch waits for other batches only.
         one = {"outputs": answer, "concurrency_limit": 1, "concurrency_id": "one"}
         button.click(show, [file, spacing], api_name="segment", **one)
@@ -226,6 +228,18 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
         opacity.change(None, opacity, js="(v) => document.documentElement.style.setProperty('--opacity', v)")
         page.load(None, js=_READ_ALOUD)
     return page.queue(max_size=MAX_WAITING)
+
+
+def _take_uploads_only(component: Any) -> None:
+    """Keep a file component from fetching what it is told to by a crafted call: the server asks no other host."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_upload(path: Any) -> str | None:
+        if str(path).startswith(("http://", "https://")):
+            raise ValueError("only uploads are taken")
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_upload
 
 
 _READ_ALOUD = """() => {
