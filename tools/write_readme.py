@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from busutils import evaluation
 
@@ -128,23 +129,53 @@ def folds_table() -> str:
 
 
 def maps_table() -> str:
-    """Which maps lie inside the lesion, and whether doubt knows the errors, on BUSI's fold 5."""
-    energy, doubt = (pd.read_csv(FIGURES / f"explain_busi_{part}.csv") for part in ("energy", "doubt"))
+    """Which maps lie inside the lesion and depend on what was learned, and whether doubt knows the errors, on BUSI's fold 5."""
+    parts = ("energy", "survival", "doubt", "band", "context", "domain", "cost")
+    energy, survival, doubt, band, context, domain, cost = (
+        pd.read_csv(FIGURES / f"explain_busi_{part}.csv") for part in parts
+    )
     edges = energy[energy["map"] == "edges"].set_index("id")["inside"]
-    lines = ["| Map | Share inside the lesion | Less the edge filter's |", "|---|---|---|"]
+    last = survival[survival["layer"] == survival["layer"].iloc[-1]]
+    left = last.groupby("map")["similarity"].mean()
+    passes = cost[cost["network"] == cost["network"].iloc[-1]].set_index("method")["forward_passes"]
+    lines = [
+        "| Map | Share inside the lesion | Less the edge filter's | Likeness, weights shuffled | Forward passes |",
+        "|---|---|---|---|---|",
+    ]
     for name, part in energy.groupby("map", sort=False):
         gain = evaluation.compare(part["inside"], edges[part["id"]], part["group"].to_numpy()).difference
         told = "" if name == "edges" else f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        lines.append(f"| {name} | {evaluation.bootstrap_mean(part['inside'], part['group'])} | {told} |")
+        like = "not measured" if name not in left else "no map" if pd.isna(left[name]) else f"{left[name]:.2f}"
+        took = f"{passes[name]:.1f}" if passes.get(name, 0) > 0.5 else ""
+        lines.append(
+            f"| {name} | {evaluation.bootstrap_mean(part['inside'], part['group'])} | {told} | {like} | {took} |"
+        )
     auc = evaluation.bootstrap_mean(doubt["auc_entropy"], doubt["group"])
     less = evaluation.compare(doubt["auc_entropy"], doubt["auc_nearness"], doubt["group"].to_numpy()).difference
     kept = doubt.sort_values("doubt", kind="stable").head(round(0.8 * len(doubt)))
+    value = band.set_index("measure")["value"]
+    ece = [f"{name.removeprefix('ECE, ')} {value[name]:.3f}" for name in value.index if name.startswith("ECE")]
+    moved = []
+    for name, part in context.groupby("change", sort=False):
+        change = evaluation.compare(part["dice_after"], part["dice_before"], part["group"].to_numpy()).difference
+        moved.append(f"{name} {change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
+    abroad = [
+        f"{name} {part['doubt'].mean():.2f} bit, Dice {part['dice'].mean():.2f}, AUROC "
+        f"{roc_auc_score(part['dice'] < 0.5, part['doubt']):.2f}, n = {len(part)}"
+        for name, part in domain.groupby("set", sort=False)
+    ]
     lines += [
         "",
-        f"{energy['id'].nunique()} images whose lesion was found. Doubt, {len(doubt)} lesion images: within 10 pixels of the "
-        f"contours, entropy tells wrong pixels from right ones with an AUROC of {auc}, {less.mean:+.3f} [{less.low:+.3f}, "
-        f"{less.high:+.3f}] against the distance to the predicted contour. The 80 % of the images with the least doubt have a mean Dice "
-        f"of {kept['dice'].mean():.3f}, all of them {doubt['dice'].mean():.3f}.",
+        f"{energy['id'].nunique()} images whose lesion was found; {last['image'].nunique()} for the shuffling, where 1 is the same "
+        "map: what stays near 1 shows the image and not the network. Costs are for the network at 256².",
+        "",
+        f"- Pixels: within 10 px of the contours, entropy tells wrong from right with an AUROC of {auc}, {less.mean:+.3f} "
+        f"[{less.low:+.3f}, {less.high:+.3f}] against the distance to the predicted contour.",
+        f"- Images: the 80 % with the least doubt have a mean Dice of {kept['dice'].mean():.3f}, all {len(doubt)} lesion images "
+        f"{doubt['dice'].mean():.3f}.",
+        f"- Expected calibration error: {'; '.join(ece)}.",
+        f"- Change of Dice: {'; '.join(moved)}.",
+        f"- Doubt by set, and its AUROC for a Dice below 0.5: {'; '.join(abroad)}.",
     ]
     return "\n".join(lines)
 
