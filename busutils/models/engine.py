@@ -7,6 +7,7 @@ student and change from machine to machine, so they are kept back; what Python c
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ try:
             import tensorflow
 
             next(iter(tensorflow.data.Dataset.from_generator(lambda: iter([0]), tensorflow.int32)))
+            # A program with several networks compiles several functions, which TensorFlow takes for a mistake.
+            logging.getLogger("tensorflow").addFilter(lambda note: "retracing" not in note.getMessage())
 except ImportError as error:
     raise ImportError(
         "networks need Keras 3 with an engine, which is not installed: pip install 'busutils[tf]' "
