@@ -23,6 +23,10 @@ README = ROOT / "README.md"
 FIGURES = ROOT / "figures"
 RESULTS = FIGURES / "matrix.csv"
 FOLDS = FIGURES / "busi_folds.csv"
+TRANSFER = FIGURES / "transfer.csv"
+SHIFT = FIGURES / "shift_help_pairs.csv"
+ENTRIES = ROOT / "benchmarks" / "entries"
+BENCHMARKS = ROOT / "benchmarks" / "README.md"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
 INDEX = FIGURES / "README.md"
 MINUTES = FIGURES / "lesson_minutes.csv"
@@ -128,6 +132,43 @@ def folds_table() -> str:
     return "\n".join([*lines, "", f"Normal images left alone: {silent}."])
 
 
+def transfer_table() -> str:
+    """Training sets in rows, test sets in columns."""
+    table = pd.read_csv(TRANSFER)
+    targets = list(table["target"].unique())
+    lines = [
+        "| Trained on | " + " | ".join(f"Dice on {t}" for t in targets) + " | Trainings |",
+        "|---" * (len(targets) + 2) + "|",
+    ]
+    for source, part in table.groupby("source", sort=False):
+        rows = evaluation.summarise(part, "target").set_index("target")
+        cells = [
+            f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}], n = {row.n:.0f}"
+            for row in rows.loc[targets].itertuples()
+        ]
+        lines.append(f"| {source} | {' | '.join(cells)} | {part['seed'].nunique()} |")
+    return "\n".join(lines)
+
+
+def shift_table() -> str:
+    """What helps a network on another scanner."""
+    lines = ["| Help | Change of Dice | p (Holm) |", "|---|---|---|"]
+    for row in pd.read_csv(SHIFT).sort_values(["weights", "difference"], ascending=[True, False]).itertuples():
+        name = f"{row.help} ({row.weights})"
+        p = f"{row.p_holm:.3f}" if row.p_holm >= 0.001 else "< 0.001"
+        lines.append(f"| {name} | {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}] | {p} |")
+    return "\n".join(lines)
+
+
+def entries_table() -> str:
+    """Methods that were entered from outside: masks alone."""
+    lines = [evaluation.ENTRY_HEAD]
+    for path in sorted(ENTRIES.glob("*.csv")):
+        table = pd.read_csv(path)
+        lines.append(evaluation.entry_row(table, table["method"].iloc[0]))
+    return "\n".join(lines)
+
+
 def maps_table() -> str:
     """Which maps lie inside the lesion and depend on what was learned, and whether doubt knows the errors, on BUSI's fold 5."""
     parts = ("energy", "survival", "doubt", "band", "context", "domain", "cost")
@@ -189,21 +230,33 @@ def lessons_table() -> str:
     return "\n".join(lines)
 
 
+def filled(text: str, tables: dict[str, str]) -> str:
+    """A page whose tables, between marks of their names, are replaced by those of the CSV files."""
+    for name, table in tables.items():
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+        text, count = mark.subn(lambda found, table=table: found[1] + table + "\n" + found[2], text)
+        if count != 1:
+            raise ValueError(f"the page needs one pair of marks <!-- {name} -->")
+    return text
+
+
 def written(text: str) -> str:
-    """The README with its tables replaced by those of the CSV files."""
+    """The README with its tables as the CSV files have them."""
     tables = {
         "results": results_table(),
         "lessons": lessons_table(),
         "weights": weights_table(),
         "folds": folds_table(),
+        "transfer": transfer_table(),
+        "shift": shift_table(),
         "maps": maps_table(),
     }
-    for name, table in tables.items():
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
-        text, count = mark.subn(lambda found, table=table: found[1] + table + "\n" + found[2], text)
-        if count != 1:
-            raise ValueError(f"the README needs one pair of marks <!-- {name} -->")
-    return text
+    return filled(text, tables)
+
+
+def benchmarks_page(text: str) -> str:
+    """The page of the benchmarks with its table of entries."""
+    return filled(text, {"entries": entries_table()})
 
 
 def figures_index() -> str:
@@ -241,7 +294,8 @@ def main() -> None:
     if args.lessons:
         collect_minutes(args.lessons)
     INDEX.write_text(figures_index(), encoding="utf-8")
-    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, write in ((README, written), (BENCHMARKS, benchmarks_page)):
+        page.write_text(write(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""How much faster two processes are than one: the K-Means part of the matrix, from empty caches, in one run.
+
+The images are decoded beforehand, so that both runs start alike, and the tables of both are compared to the last digit.
+Writes figures/workers.csv: ``processes, seconds, speed_up``.
+
+Usage: python benchmarks/workers.py [--processes 1 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from busutils import datasets, evaluation, jobs
+
+FIGURES = Path(__file__).parents[1] / "figures"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    given = parser.parse_args()
+    matrix = evaluation.BenchmarkSpec.read(Path(__file__).with_name("matrix.yaml"))
+    kmeans = {name: method for name, method in matrix.methods.items() if method["kind"] == "kmeans"}
+    spec = evaluation.BenchmarkSpec(kmeans, matrix.sources, matrix.targets, matrix.seeds, matrix.folds, matrix.size)
+    rows, first = [], None
+    for processes in given.processes:
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["BUSUTILS_CACHE_DIR"] = cache
+            for target in spec.targets:
+                datasets.load(target).load_arrays(spec.size)
+            start = time.perf_counter()
+            table = evaluation.run_benchmark(spec, n_jobs=processes, progress=True)
+            seconds = time.perf_counter() - start
+        if first is None:
+            first = table
+        pd.testing.assert_frame_equal(table, first, check_exact=True)
+        rows.append({"processes": processes, "seconds": round(seconds, 1)})
+        rows[-1]["speed_up"] = round(rows[0]["seconds"] / seconds, 2)
+        print(rows[-1], flush=True)
+    with jobs.atomic_path(FIGURES / "workers.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    main()
