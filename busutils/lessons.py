@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -426,9 +427,12 @@ def refresh(
     import nbformat
 
     folder = find_notebooks(notebooks)
+    before = {lesson: (folder / f"{lesson}.ipynb").read_bytes() for lesson in select(names)}
     with _environment({FIGURES_VARIABLE: str(folder.parent / "figures")}):
         outcomes = run(names, out=out, notebooks=folder)
     for outcome in outcomes:
+        if not outcome.error and (folder / f"{outcome.lesson}.ipynb").read_bytes() != before[outcome.lesson]:
+            outcome.error = "the lesson was edited while it ran: refresh it again"
         if outcome.error:
             continue
         notebook = nbformat.read(Path(out) / f"{outcome.lesson}.ipynb", as_version=4)
@@ -448,16 +452,28 @@ def _smaller(encoded: str) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
+def code_hash(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Fingerprint of a notebook's code: stored outputs belong to the code with the same one.
+
+    Examples
+    --------
+    >>> code_hash([{"cell_type": "code", "source": "1 + 1"}, {"cell_type": "markdown", "source": "two"}])[:8]
+    'c96e6eed'
+    """
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
+
+
 def strip(notebook: Any) -> Any:
     """Remove from an executed notebook what papermill, the kernel and progress bars left behind; shrink pictures."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
+        "outputs_of": code_hash(notebook.cells),
     }
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = {"tags": tags} if tags else {}
+        cell.metadata = {key: cell.metadata[key] for key in ("tags", "exercise") if cell.metadata.get(key)}
         if cell.cell_type == "code":
             cell.outputs = [
                 output for output in cell.outputs if not (output.output_type == "stream" and output.name == "stderr")

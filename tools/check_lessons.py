@@ -7,13 +7,24 @@ import re
 import sys
 from pathlib import Path
 
-from busutils.lessons import LESSONS, parameter_names, profiles
+from busutils.lessons import LESSONS, code_hash, parameter_names, profiles
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 GOLDEN = "# NBVAL_CHECK_OUTPUT"
 MAX_BYTES = 1_000_000
 LOCAL_PATH = re.compile(r"(?<![\w./])(/(home|root|tmp|Users|work|mnt)/\w+|[A-Z]:\\\\)")
+
+# Calls that draw from a generator nobody seeded, or from the one that all code shares.
+UNSEEDED = re.compile(
+    r"\b(?:default_rng|RandomState|Random)\(\s*\)"
+    r"|\bnp\.random\.(?:rand|randn|randint|random|random_sample|choice|shuffle|permutation|normal|uniform|poisson)\("
+    r"|(?<![\w.])random\.(?:random|randint|choice|choices|sample|shuffle|uniform|gauss)\("
+)
+DECIMAL = re.compile(r"(?<![\w.\[/:#-])\d+\.\d+(?![\w.]*\d)")
+SENTENCE_END = re.compile(r"(?<=[.;:!?])\s+(?=[A-Z*`>])")
+# A reference's number, a link or code: the sentence says where its numbers come from.
+SOURCE = re.compile(r"\[\d|\]\(|`")
 
 
 def source(cell: dict) -> str:
@@ -48,6 +59,39 @@ def check_text(name: str, cells: list[dict]) -> list[str]:
     return faults
 
 
+def text_of_outputs(cells: list[dict]) -> str:
+    """All that the lesson printed, tables included."""
+    parts = []
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            parts.append("".join(output.get("text", "")))
+            parts += ["".join(v) for kind, v in output.get("data", {}).items() if kind in ("text/plain", "text/html")]
+    return re.sub(r"<[^>]*>", " ", " ".join(parts))
+
+
+def check_prose_numbers(cells: list[dict]) -> list[str]:
+    """Every decimal number in prose is one the lesson printed or recorded, or its sentence cites a source.
+
+    Tables, headings, exercises and references are left out: they hold given numbers.
+    """
+    stored = [float(number) for number in re.findall(r"\d+\.?\d*(?:e-?\d+)?", text_of_outputs(cells))]
+    faults = []
+    for cell in cells:
+        if cell["cell_type"] != "markdown":
+            continue
+        prose = re.split(r"^(?:### Exercise|## References)", source(cell), flags=re.M)[0]
+        for paragraph in prose.split("\n\n"):
+            if paragraph.startswith(("#", "|")):
+                continue
+            for sentence in SENTENCE_END.split(paragraph):
+                for number in [] if SOURCE.search(sentence) else DECIMAL.findall(sentence):
+                    step = 10.0 ** -len(number.split(".")[1])
+                    # Percentages are printed as shares, too; 1e-9 keeps a half that binary numbers round away.
+                    if not any(abs(f * s - float(number)) <= step / 2 + 1e-9 for s in stored for f in (1, 100)):
+                        faults.append(f"the number {number} in prose is in no output of the lesson and has no source")
+    return faults
+
+
 def check_code(name: str, cells: list[dict]) -> list[str]:
     code = [c for c in cells if c["cell_type"] == "code"]
     faults = []
@@ -70,6 +114,8 @@ def check_code(name: str, cells: list[dict]) -> list[str]:
     for cell in code:
         if GOLDEN in source(cell) and not source(cell).startswith(GOLDEN):
             faults.append("a golden mark must be the first line of its cell")
+        if unseeded := UNSEEDED.search(source(cell)):
+            faults.append(f"randomness without a seed: {unseeded.group()}")
         if re.search(r"^\s*[!%]", source(cell), re.M):
             faults.append(f"shell or magic command: {source(cell).splitlines()[0]!r}")
         for output in cell["outputs"]:
@@ -83,8 +129,11 @@ def check(name: str) -> list[str]:
     if not path.is_file():
         return ["is missing"]
     text = path.read_text(encoding="utf-8")
-    cells = json.loads(text)["cells"]
-    faults = check_text(name, cells) + check_code(name, cells)
+    notebook = json.loads(text)
+    cells = notebook["cells"]
+    faults = check_text(name, cells) + check_code(name, cells) + check_prose_numbers(cells)
+    if notebook["metadata"].get("outputs_of") != code_hash(cells):
+        faults.append("stale outputs: the code was changed after it was run: busutils lessons refresh")
     if len(text.encode()) > MAX_BYTES:
         faults.append(f"has {len(text.encode())} bytes; {MAX_BYTES} are allowed")
     if match := LOCAL_PATH.search(text):

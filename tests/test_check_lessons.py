@@ -1,0 +1,132 @@
+"""Planted defects: each kind is found in a lesson, and called by its name."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from busutils import lessons
+
+ROOT = Path(__file__).parents[1]
+NAME = "00_start_here"
+
+
+@pytest.fixture(scope="module")
+def check_lessons():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import check_lessons
+    finally:
+        sys.path.pop(0)
+    return check_lessons
+
+
+@pytest.fixture
+def planted(check_lessons, tmp_path, monkeypatch):
+    """A function that changes a copy of a lesson, and returns what the check says of it."""
+    for neighbour in ROOT.iterdir():  # what the lessons link to
+        if neighbour.name not in ("notebooks", ".venv", ".git"):
+            (tmp_path / neighbour.name).symlink_to(neighbour)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(check_lessons, "FOLDER", tmp_path / "notebooks")
+    path = tmp_path / "notebooks" / f"{NAME}.ipynb"
+    clean = json.loads(path.read_text(encoding="utf-8"))
+    assert check_lessons.check(NAME) == []
+
+    def plant(change, *, run_again=True):
+        notebook = copy.deepcopy(clean)
+        change(notebook["cells"])
+        if run_again:
+            notebook["metadata"]["outputs_of"] = lessons.code_hash(notebook["cells"])
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+        return check_lessons.check(NAME)
+
+    return plant
+
+
+def first(cells, kind, words=""):
+    return next(cell for cell in cells if cell["cell_type"] == kind and words in "".join(cell["source"]))
+
+
+def add(kind, words, text):
+    """A change: text after that of the first cell of a kind that holds some words."""
+
+    def change(cells):
+        cell = first(cells, kind, words)
+        cell["source"] = "".join(cell["source"]) + text
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (add("code", "plt.show", "\nnoise = np.random.rand(3)"), "randomness without a seed: np.random.rand("),
+        (add("code", "plt.show", "\nrng = np.random.default_rng()"), "randomness without a seed: default_rng()"),
+        (add("markdown", "", "\n\n[more](no_such_lesson.ipynb)"), "the link to no_such_lesson.ipynb leads nowhere"),
+        (
+            add("markdown", "", "\n\n![](../figures/lesson_02_scores.png)"),
+            "the picture ../figures/lesson_02_scores.png needs alt text that says what it shows",
+        ),
+        (add("code", "plt.show", "\nopen('/home/someone/x')"), "holds a path of one machine: /home/someone"),
+        (add("code", "plt.show", "\n!pip install busutils"), "shell or magic command"),
+        (
+            add("markdown", "**Read it.**", "\n\nIt reaches 0.98765 here."),
+            "the number 0.98765 in prose is in no output of the lesson and has no source",
+        ),
+        (add("markdown", "**Read it.**", "\n\n# Second title"), "needs one first-level heading"),
+    ],
+)
+def test_a_planted_defect_is_called_by_its_name(planted, change, says):
+    faults = planted(change)
+    assert len(faults) == 1
+    assert faults[0].startswith(says)
+
+
+def test_code_that_was_changed_after_it_was_run_has_stale_outputs(planted):
+    (fault,) = planted(add("code", "plt.show", "\nx = 1"), run_again=False)
+    assert fault.startswith("stale outputs")
+
+
+def test_cells_run_out_of_order_are_found(planted):
+    def swap(cells):
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        code[2]["execution_count"], code[3]["execution_count"] = code[3]["execution_count"], code[2]["execution_count"]
+
+    (fault,) = planted(swap)
+    assert fault.startswith("was not executed from top to bottom")
+
+
+def test_a_golden_cell_without_a_stored_output_is_found(planted):
+    def empty(cells):
+        first(cells, "code", "# NBVAL_CHECK_OUTPUT")["outputs"] = []
+
+    faults = planted(empty)
+    assert "a golden cell has no stored output: nbval would let it pass" in faults
+
+
+def test_a_parameter_that_a_profile_misspells_is_found(planted, check_lessons, monkeypatch):
+    monkeypatch.setattr(check_lessons, "profiles", lambda: {"full": {NAME: {"sead": 1}}})
+    assert planted(lambda cells: None) == ["does not know the parameter 'sead' of profile 'full'"]
+
+
+def test_a_number_with_a_source_may_stand_in_prose(planted):
+    assert planted(add("markdown", "**Read it.**", "\n\nOthers reach 0.98765 [1].")) == []
+
+
+def test_a_changed_number_in_a_golden_cell_fails_when_the_lesson_is_run_again(tmp_path):
+    cell = nbformat.v4.new_code_cell("# NBVAL_CHECK_OUTPUT\nprint('Dice', 2 * 2 / 8)", execution_count=1)
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+    for stored, status in (("Dice 0.5\n", 0), ("Dice 0.6\n", 1)):
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=stored)]
+        nbformat.write(notebook, tmp_path / "lesson.ipynb")
+        done = subprocess.run([*command, "lesson.ipynb"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout
+        assert ("Cell outputs differ" in done.stdout) == bool(status)
