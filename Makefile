@@ -1,6 +1,8 @@
 # Each target sets itself up from nothing but python3 and make.
 #   make lessons   run the lessons on simulated images (the main job)
 #   make test      lint, unit tests, and every lesson against its stored outputs
+#   make jupyter   open the lessons
+#   make site      the lessons and the package's reference as static pages in build/site
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +13,7 @@ TF ?= $(shell if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: lessons test unit lint notebooks refresh figures app clean
+.PHONY: lessons test unit lint notebooks refresh figures jupyter app site clean
 
 lessons: $(VENV)/.lessons
 	$(BIN)/busutils lessons run --out $(OUT)
@@ -35,8 +37,17 @@ refresh: $(VENV)/.dev
 
 figures: refresh
 
+jupyter: $(VENV)/.lessons
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
 app: $(VENV)/.app
 	$(BIN)/busutils app
+
+# The whole is built anew each time: it takes less than a minute, and no page of a file that is gone stays behind.
+site: $(VENV)/.site
+	rm -rf $(OUT)/site
+	$(BIN)/python -m sphinx -c docs -b html -d $(OUT)/site-cache -E -W --keep-going -q . $(OUT)/site
+	@echo "open $(OUT)/site/index.html"
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -56,6 +67,10 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.app: $(VENV)/.lessons
 	$(PIP_INSTALL) -e '.[app]'
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.lessons
+	$(PIP_INSTALL) -e '.[site]'
 	@touch $@
 
 clean:

@@ -102,7 +102,7 @@ def _ratio(part: float, whole: float, empty: float = math.nan) -> float:
 
 
 def dice(mask: np.ndarray, pred: np.ndarray, *, empty: float = math.nan) -> float:
-    """Dice overlap of two masks of one image, 2 |A ∩ B| / (|A| + |B|).
+    """Dice overlap of two masks of one image, ``2 |A ∩ B| / (|A| + |B|)``.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def dice(mask: np.ndarray, pred: np.ndarray, *, empty: float = math.nan) -> floa
 
 
 def iou(mask: np.ndarray, pred: np.ndarray, *, empty: float = math.nan) -> float:
-    """Intersection over union (Jaccard index) of two masks of one image, |A ∩ B| / |A ∪ B|.
+    """Intersection over union (Jaccard index) of two masks of one image, ``|A ∩ B| / |A ∪ B|``.
 
     For every image ``iou == dice / (2 - dice)``, so that IoU can never exceed Dice.
 
