@@ -178,7 +178,7 @@ def maps_table() -> str:
     edges = energy[energy["map"] == "edges"].set_index("id")["inside"]
     last = survival[survival["layer"] == survival["layer"].iloc[-1]]
     left = last.groupby("map")["similarity"].mean()
-    passes = cost[cost["network"] == cost["network"].iloc[-1]].set_index("method")["forward_passes"]
+    passes = cost[cost["network"] == cost["network"].iloc[0]].set_index("method")["forward_passes"]
     lines = [
         "| Map | Share inside the lesion | Less the edge filter's | Likeness, weights shuffled | Forward passes |",
         "|---|---|---|---|---|",
@@ -208,7 +208,7 @@ def maps_table() -> str:
     lines += [
         "",
         f"{energy['id'].nunique()} images whose lesion was found; {last['image'].nunique()} for the shuffling, where 1 is the same "
-        "map: what stays near 1 shows the image and not the network. Costs are for the network at 256².",
+        "map: what stays near 1 shows the image and not the network. Costs are those of one 256² image and the network as shipped, which works on 128².",
         "",
         f"- Pixels: within 10 px of the contours, entropy tells wrong from right with an AUROC of {auc}, {less.mean:+.3f} "
         f"[{less.low:+.3f}, {less.high:+.3f}] against the distance to the predicted contour.",
