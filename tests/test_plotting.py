@@ -2,9 +2,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from busutils import datasets, evaluation, models, plotting
+from busutils.plotting import style
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +95,44 @@ def test_receptive_fields_are_drawn_in_their_size_about_the_centre():
     squares = [axes.patches[0] for axes in figure.axes]
     assert [square.get_width() for square in squares] == [5, 14]
     assert all(square.get_x() + square.get_width() / 2 == 15.5 for square in squares)
+
+
+# Machado, Oliveira & Fernandes 2009 (doi:10.1109/TVCG.2009.113), severity 1, for linear RGB.
+COLOUR_VISION = {
+    "usual": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def seen_as_lab(colours, vision):
+    """CIELAB of colours as a reader with this colour vision sees them."""
+    srgb = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.array(COLOUR_VISION[vision]).T, 0, 1)
+    return rgb2lab(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
+
+
+def smallest_distance(colours, vision):
+    """Smallest CIEDE2000 distance of any two colours."""
+    lab = seen_as_lab(colours, vision)
+    return min(deltaE_ciede2000(lab[i], lab[j]) for i in range(len(lab)) for j in range(i))
+
+
+PALETTES = {
+    "methods": [plotting.COLOURS[name] for name in plotting.METHOD_ORDER],
+    "classes": [plotting.COLOURS[label] for label in datasets.LABELS],
+    "contours": [style.TRUTH, style.PREDICTION],
+}
+
+
+@pytest.mark.parametrize("vision", COLOUR_VISION)
+@pytest.mark.parametrize("palette", PALETTES)
+def test_colours_are_told_apart_by_readers_with_any_colour_vision(palette, vision):
+    assert smallest_distance(PALETTES[palette], vision) > 5  # twice what is just noticeable side by side
+
+
+def test_red_and_green_of_one_lightness_would_not_pass():
+    assert smallest_distance(["#c05030", "#808000"], "usual") > 15
+    assert smallest_distance(["#c05030", "#808000"], "deuteranopia") < 5
