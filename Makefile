@@ -13,7 +13,7 @@ TF ?= $(shell if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: lessons test unit lint notebooks refresh figures jupyter app site clean
+.PHONY: lessons test unit lint notebooks solutions refresh figures jupyter app site clean
 
 lessons: $(VENV)/.lessons
 	$(BIN)/busutils lessons run --out $(OUT)
@@ -29,7 +29,10 @@ unit: $(VENV)/.dev
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python tools/check_lessons.py
-	$(BIN)/python -m pytest -o addopts= -q --nbval-lax --nbval-current-env notebooks
+	$(BIN)/python -m pytest -o addopts= -q --nbval-lax --nbval-current-env notebooks/0*.ipynb
+
+solutions: $(VENV)/.dev
+	$(BIN)/python tools/exercises.py run --out $(OUT)/solutions
 
 refresh: $(VENV)/.dev
 	$(BIN)/busutils lessons refresh --out $(OUT)

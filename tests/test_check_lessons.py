@@ -115,6 +115,30 @@ def test_a_parameter_that_a_profile_misspells_is_found(planted, check_lessons, m
     assert planted(lambda cells: None) == ["does not know the parameter 'sead' of profile 'full'"]
 
 
+def test_a_stub_that_differs_from_its_solutions_notebook_is_found(planted):
+    (fault,) = planted(add("code", "my_dice", "\n# a hint"))
+    assert fault == "exercise 00.1 differs from its stub: python tools/exercises.py write"
+
+
+def test_a_check_that_does_not_say_what_is_to_be_done_is_found(planted):
+    def silence(cells):
+        first(cells, "code", "my_dice")["outputs"] = []
+
+    assert planted(silence) == ["the check of exercise 00.1 does not say what is to be done"]
+
+
+def test_solutions_take_the_place_of_stubs_and_nothing_else(check_lessons):
+    import exercises
+
+    for name in lessons.LESSONS:
+        stubs, solved = exercises.replace(name, "stub"), exercises.replace(name, "solution")
+        lesson = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert [c.source for c in stubs.cells] == [c.source for c in lesson.cells]
+        changed = [a.metadata.exercise for a, b in zip(stubs.cells, solved.cells, strict=True) if a.source != b.source]
+        assert changed == list(exercises.read_exercises(name))
+        assert changed
+
+
 def test_a_number_with_a_source_may_stand_in_prose(planted):
     assert planted(add("markdown", "**Read it.**", "\n\nOthers reach 0.98765 [1].")) == []
 

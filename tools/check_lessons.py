@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+import exercises
+
 from busutils.lessons import LESSONS, code_hash, parameter_names, profiles
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +134,7 @@ def check(name: str) -> list[str]:
     notebook = json.loads(text)
     cells = notebook["cells"]
     faults = check_text(name, cells) + check_code(name, cells) + check_prose_numbers(cells)
+    faults += exercises.find_faults(name, FOLDER)
     if notebook["metadata"].get("outputs_of") != code_hash(cells):
         faults.append("stale outputs: the code was changed after it was run: busutils lessons refresh")
     if len(text.encode()) > MAX_BYTES:
