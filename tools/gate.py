@@ -1,0 +1,51 @@
+"""Repeatability gate: execute each lesson's executed copy once more; every printed digit must agree.
+
+``busutils lessons run`` (``make lessons``) writes the copies; ``python tools/gate.py build [NN ...]`` executes them again
+with nbval in its strict mode, which compares all text and all tables. Pictures are not compared: their pixels hang on
+fonts, and what they show is printed too. ``tools/gate.cfg`` names the few things that may differ from run to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from busutils import lessons
+
+RULES = Path(__file__).with_suffix(".cfg")
+
+
+def prepare(source: Path, target: Path) -> None:
+    """Copy an executed lesson without progress bars and times, which no two runs share."""
+    nbformat.write(lessons.strip(nbformat.read(source, as_version=4)), target)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where busutils lessons run wrote to")
+    parser.add_argument("lessons", nargs="*", metavar="NN", help="these lessons; all that were run by default")
+    given = parser.parse_args()
+    try:
+        chosen = lessons.select(given.lessons)
+    except lessons.LessonError as error:
+        parser.error(str(error))
+    found = [name for name in chosen if (given.folder / f"{name}.ipynb").is_file()]
+    missing = sorted(set(chosen) - set(found)) if given.lessons or not found else []
+    if missing:
+        parser.error(f"{given.folder} holds no executed {', '.join(missing)}: run busutils lessons run first")
+    again = given.folder / "gate"
+    shutil.rmtree(again, ignore_errors=True)
+    again.mkdir()
+    for name in found:
+        prepare(given.folder / f"{name}.ipynb", again / f"{name}.ipynb")
+    options = ["-o", "addopts=", "-q", "--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(RULES)]
+    return int(pytest.main([*options, "-p", "no:cacheprovider", str(again)]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
