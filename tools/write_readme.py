@@ -262,27 +262,27 @@ def benchmarks_page(text: str) -> str:
 # What the key figures say, in words for a reader who has read no lesson.
 PLAIN = {
     "kmeans_ablation": "Each row is one way to draw a lesion; the farther right its dot, the better its drawings fit those of "
-    "experts. Going down, one step is added at a time, so that the jumps show which step is worth its trouble. The line around "
-    "a dot shows how far it could move with other patients.",
+    "experts. The upper rows add one step at a time, so that a jump shows which step is worth its trouble; the lower rows change "
+    "one thing about the best of them. The line around a dot shows how far it could move with other patients.",
     "lesson_00_first_masks": "Four simulated scans. Yellow surrounds the true lesion; cyan surrounds all that the computer calls "
     "dark. Much of what is dark is no lesion: this is why a simple rule is not enough.",
     "lesson_01_burnt_in_marks": "Whoever measures a lesion leaves crosses in the picture. A computer could learn to look for the "
     "crosses and would seem to find lesions without knowing what one looks like.",
     "lesson_01_near_copies": "Two pictures side by side that show one scene twice. If one is used for teaching and the other for "
     "the examination, the examination was seen before.",
-    "lesson_02_scores": "Every dot is one scan; one means a perfect drawing, zero a wrong place. The grey rule draws the same blob "
-    "on every scan without looking: a method that does not beat it has learned nothing of use.",
+    "lesson_02_scores": "Every dot is one scan; one means a perfect drawing, zero a wrong place. The constant mask draws the same "
+    "blob on every scan without looking: a method that does not beat it has understood nothing.",
     "lesson_03_scores": "As above, with networks that learned from examples. Look at the dots at zero, not at the mean alone: those "
     "are lesions that were not found.",
     "lesson_03_unet_masks": "The worst and the best drawings of one network. The best hardly differ from the truth, the worst mark "
     "another place: a single mean describes neither.",
     "lesson_04_matrix": "Each row is a method, each column a scanner. A method that is good in one column and poor in the next has "
     "learned the scanner as much as the lesion.",
-    "lesson_05_cams": "Warm colours show where a network's answer would change most. Such a picture may look convincing without "
-    "saying anything; the lesson shows how to test it.",
-    "matrix": "Real scans from several hospitals. Each row is a method, each column a hospital's collection: the darker or brighter "
-    "a cell, the more its score differs. Scores of one row differ between columns both because scanners differ and because some "
-    "collections are easier.",
+    "lesson_05_cams": "Bright colours show which places speak for a network's answer, at three of its levels. Such a picture may "
+    "look convincing without saying anything; the lesson shows how to test it.",
+    "matrix": "Real scans from several hospitals. Each row is a method, each column a collection of scans; the brighter a cell, "
+    "the better the drawings. Scores of one row differ between columns both because scanners differ and because some collections "
+    "are easier.",
     "phantom_gallery": "None of these scans is of a person: a program simulates tissue, lesion and scanner, so that the true outline "
     "is known exactly and the pictures may be given to anybody.",
     "unet_peers": "How good each network is after how much computing. A curve that rises earlier learns with less computing.",
