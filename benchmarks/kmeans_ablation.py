@@ -231,7 +231,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--n-jobs", type=int, default=1)
     parser.add_argument("--only", nargs="+", help="these variants, without writing figures")
+    parser.add_argument("--draw", action="store_true", help="only draw the figure, from the CSV")
     given = parser.parse_args()
+    if given.draw:
+        draw(pd.read_csv(FIGURES / "kmeans_ablation.csv"), FIGURES / "kmeans_ablation.png")
+        return
     names = given.only or ["constant mask", *VARIANTS, "oracle"]
     tasks = [task(name, key) for name in names for key in ("busi", "stu")]
     # The weights are part of what a kept result depends on, and so are the presets.

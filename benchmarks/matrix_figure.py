@@ -16,6 +16,7 @@ import pandas as pd
 from busutils import evaluation, jobs, plotting
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "figures"
 sys.path.insert(0, str(ROOT / "tools"))
 from write_readme import common_images  # noqa: E402  the README and the picture show the same images
 
@@ -32,9 +33,9 @@ def main() -> None:
     figure = plotting.score_matrix(means, intervals, title="mean Dice on images never seen, 95 % interval over groups")
     for name, tell in (("pairs", evaluation.compare_all), ("ranks", evaluation.rank_methods)):
         parts = [tell(part).assign(target=target) for target, part in table.groupby("target", sort=False)]
-        with jobs.atomic_path(ROOT / "figures" / f"matrix_{name}.csv") as temporary:
+        with jobs.atomic_path(FIGURES / f"matrix_{name}.csv") as temporary:
             pd.concat(parts).round(6).to_csv(temporary, index=False)
-    with jobs.atomic_path(ROOT / "figures" / "matrix.png") as temporary:
+    with jobs.atomic_path(FIGURES / "matrix.png") as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
 
 

@@ -65,10 +65,14 @@ def draw(out: Path, seed: int, indices: list[int]) -> Path:
     return path
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("figures"))
     parser.add_argument("--seed", type=int, default=12)
     parser.add_argument("--indices", type=int, nargs=len(KINDS), default=[21, 1, 20, 24, 4, 5])
     options = parser.parse_args()
     draw(options.out, options.seed, options.indices)
+
+
+if __name__ == "__main__":
+    main()

@@ -106,13 +106,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--size", type=int, default=128)
     given = parser.parse_args()
-    busi = datasets.load("busi")
     for name in given.experiments:
-        table = EXPERIMENTS[name](busi, given.seeds, {"epochs": given.epochs, "size": given.size})
+        table = EXPERIMENTS[name](datasets.load("busi"), given.seeds, {"epochs": given.epochs, "size": given.size})
         table = table.assign(size=given.size, epochs=given.epochs).round(4)
         with jobs.atomic_path(FIGURES / f"unet_{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
         print(evaluation.summarise(table, ["setting", X_OF[name]]).round(3).to_string())
+    if not any((FIGURES / f"unet_{name}.csv").exists() for name in EXPERIMENTS):
+        parser.exit(message="nothing was measured yet: name an experiment\n")
     figure = draw()
     with jobs.atomic_path(FIGURES / "unet_experiments.png") as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
