@@ -2,6 +2,7 @@
 #   make lessons   run the lessons on simulated images (the main job)
 #   make test      lint, unit tests, and every lesson against its stored outputs
 #   make jupyter   open the lessons
+#   make figures   redraw every published picture that needs no measurement
 #   make site      the lessons and the package's reference as static pages in build/site
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ TF ?= $(shell if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: lessons test unit lint notebooks solutions refresh figures jupyter app site clean
+.PHONY: lessons test unit lint notebooks solutions refresh figures solutions gate jupyter app site browser links clean
 
 lessons: $(VENV)/.lessons
 	$(BIN)/busutils lessons run --out $(OUT)
@@ -38,7 +39,20 @@ refresh: $(VENV)/.dev
 	$(BIN)/busutils lessons refresh --out $(OUT)
 	$(BIN)/python tools/write_readme.py
 
+# Every picture of figures/ that no measurement is needed for: from its CSV, or by its lesson.
 figures: refresh
+	$(BIN)/python benchmarks/matrix_figure.py
+	$(BIN)/python benchmarks/kmeans_ablation.py --draw
+	$(BIN)/python benchmarks/unet_peers.py
+	$(BIN)/python benchmarks/unet_experiments.py
+	$(BIN)/python benchmarks/phantom_figure.py
+	$(BIN)/python tools/write_readme.py
+
+solutions: $(VENV)/.dev
+	$(BIN)/python tools/exercises.py run
+
+gate: lessons $(VENV)/.dev
+	$(BIN)/python tools/gate.py $(OUT)
 
 jupyter: $(VENV)/.lessons
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -51,6 +65,15 @@ site: $(VENV)/.site
 	rm -rf $(OUT)/site
 	$(BIN)/python -m sphinx -c docs -b html -d $(OUT)/site-cache -E -W --keep-going -q . $(OUT)/site
 	@echo "open $(OUT)/site/index.html"
+
+# The web page and the site in a Chromium of the system.
+browser: $(VENV)/.dev $(VENV)/.app site
+	$(PIP_INSTALL) -e '.[browser]'
+	$(BIN)/python -m pytest -m slow tests/test_page.py tests/test_site.py
+
+# Links to other hosts; DOIs are looked up at doi.org, since publishers turn robots away.
+links: $(VENV)/.site
+	$(BIN)/python -m sphinx -c docs -b linkcheck -d $(OUT)/site-cache -q . $(OUT)/links
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

@@ -61,6 +61,14 @@ suppress_warnings = [
     "mystnb.lexer",
 ]
 
+linkcheck_anchors = False  # pages that are made by a script show theirs to browsers only
+linkcheck_timeout = 30
+linkcheck_ignore = [
+    r"http://(localhost|127\.0\.0\.1)",
+    re.escape(REPOSITORY),
+    r"https://(mybinder\.org|colab\.research\.google\.com)/",
+]
+
 html_theme = "sphinx_book_theme"
 html_title = "busutils"
 html_static_path = ["_static"]
@@ -111,7 +119,15 @@ def add_front_page(app: Sphinx, error: Exception | None) -> None:
         shutil.copyfile(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
 
 
+def look_up_doi(app: Sphinx, uri: str) -> str | None:
+    """Ask the register whether a DOI exists, not the publisher, who answers robots with an error."""
+    return (
+        uri.replace("https://doi.org/", "https://doi.org/api/handles/") if uri.startswith("https://doi.org/") else None
+    )
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the two hooks above."""
+    """Connect the hooks above."""
     app.connect("source-read", adapt)
     app.connect("build-finished", add_front_page)
+    app.connect("linkcheck-process-uri", look_up_doi)
