@@ -50,7 +50,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: From the fastest to the slowest, as measured by ``benchmarks/inference.py``.
+#: From the fewest to the most milliseconds of processor time an image (figures/inference.csv); the first two are close.
 ENGINES = ("openvino", "onnx", "keras")
 #: Names of K-Means presets, which need no weights.
 KMEANS = {"kmeans-textbook": "textbook", "kmeans-improved": "improved", "kmeans-best": "best"}
