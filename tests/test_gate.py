@@ -32,7 +32,8 @@ def gate(folder: Path, *lessons: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_gate_stops_a_lesson_whose_digits_change(tmp_path):
-    executed(tmp_path, "print('Dice', 0.731, 'after 3.2 s')", "Dice 0.731 after 2.9 s\n")
+    noise = "import sys; print('a notice', file=sys.stderr); "
+    executed(tmp_path, noise + "print('Dice', 0.731, 'after 3.2 s')", "Dice 0.731 after 2.9 s\n")
     assert gate(tmp_path).returncode == 0
     executed(tmp_path, "print('Dice', 0.731)", "Dice 0.732\n")
     found = gate(tmp_path)
