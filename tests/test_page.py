@@ -74,7 +74,8 @@ def test_the_mask_to_download_is_the_mask_itself():
 
 def test_measurements_are_in_millimetres_where_the_size_of_a_pixel_is_known():
     def table(spacing):
-        return list(csv.DictReader(io.StringIO(answers.measurements_csv([one_answer(spacing)]).decode())))
+        content = links(answers.answer_page(one_answer(spacing)))["scan_measurements.csv"]
+        return list(csv.DictReader(io.StringIO(content.decode())))
 
     network, clusters = table((0.1, 0.2))
     assert (network["method"], clusters["method"]) == ("U-Net", "K-Means, best")
@@ -115,14 +116,15 @@ def test_a_visitor_s_file_name_is_harmless(name):
 def test_a_file_name_cannot_write_the_page():
     name = "<img src=x onerror=alert(1)>.png"
     answer = one_answer(name=name)
-    shown = answers.answer_page(answer) + answers.batch_page([answer], {name: f"{name} is broken"})
+    shown = answers.answer_page(answer) + answers.batch_page([answer, answers.Refusal(name, f"{name} is broken")])
     shown += answers.refusal_page(name)
     assert "<img src=x" not in shown
     assert "&lt;img src=x" in shown
 
 
 def test_a_file_name_is_no_formula():
-    table = answers.measurements_csv([one_answer(name="=1+1.png")], {"+cmd.png": "is broken"}).decode()
+    shown = answers.batch_page([one_answer(name="=1+1.png"), answers.Refusal("+cmd.png", "is broken")])
+    table = links(shown)["busutils_measurements.csv"].decode()
     assert ",'=1+1.png," in table
     assert ",'+cmd.png," in table
 
@@ -133,8 +135,8 @@ def test_a_batch_keeps_files_of_one_name_apart_and_names_what_failed(tmp_path):
         (tmp_path / folder).mkdir()
         files.append(save(tmp_path / folder, "scan.png", scene(left=left)))
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    found, refused = page._examine_all({"U-Net": Bright()}, [*files, tmp_path / "broken.png"])
-    archive = zipfile.ZipFile(io.BytesIO(links(answers.batch_page(found, refused))["busutils_masks.zip"]))
+    shown = answers.batch_page(page._examine_all({"U-Net": Bright()}, [*files, tmp_path / "broken.png"]))
+    archive = zipfile.ZipFile(io.BytesIO(links(shown)["busutils_masks.zip"]))
     assert sorted(archive.namelist()) == ["measurements.csv", "scan-2_u-net_mask.png", "scan_u-net_mask.png"]
     second = np.asarray(Image.open(archive.open("scan-2_u-net_mask.png")))
     np.testing.assert_array_equal(second == 255, scene(left=25) > 100)

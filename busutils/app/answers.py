@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,17 @@ from busutils.metrics import dice
 from busutils.models.segmenter import Segmenter
 from busutils.plotting.style import PREDICTION, colour_of
 
-__all__ = ["Answer", "Refused", "answer_page", "batch_page", "examine", "read_upload", "refusal_page", "safe_stem"]
+__all__ = [
+    "Answer",
+    "Refusal",
+    "Refused",
+    "answer_page",
+    "batch_page",
+    "examine",
+    "read_upload",
+    "refusal_page",
+    "safe_stem",
+]
 
 MIN_SIDE = 32  # pixels; less shows no tissue
 _SHOWN_SIDE = 640  # pixels of the longer side on the page; masks to download keep the image's own size
@@ -77,6 +87,14 @@ class Answer:
     probs: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
     rows: dict[str, Prediction]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file of a batch that could not be used: its name as it was sent, and why."""
+
+    name: str
+    words: str
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -199,14 +217,23 @@ def mask_png(mask: np.ndarray) -> bytes:
     return _encoded(Image.fromarray(np.uint8(255) * mask))
 
 
-def measurements_csv(answers: Sequence[Answer], refused: Mapping[str, str] | None = None) -> bytes:
-    """Measurements as a table: the columns of ``busutils predict`` and the method, one row an image and method.
+def _rows_of(result: Answer | Refusal) -> list[dict[str, object]]:
+    """Rows of the table of measurements: one a method, or one that says why there is none."""
+    if isinstance(result, Refusal):
+        return [{"method": "", "file": _harmless(result.name), "error": result.words}]
+    return [
+        {"method": method, **{column: _harmless(value) for column, value in asdict(row).items()}}
+        for method, row in result.rows.items()
+    ]
+
+
+def measurements_csv(rows: Iterable[dict[str, object]]) -> bytes:
+    """Measurements as a table: the columns of ``busutils predict`` and the method.
 
     Parameters
     ----------
-    answers : sequence of Answer
-    refused : mapping of str to str, optional
-        Files that could not be used, and why.
+    rows : iterable of dict
+        By column; see :func:`_rows_of`.
 
     Returns
     -------
@@ -216,41 +243,13 @@ def measurements_csv(answers: Sequence[Answer], refused: Mapping[str, str] | Non
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, ["method", *Prediction.__dataclass_fields__])
     table.writeheader()
-    for answer in answers:
-        for method, row in answer.rows.items():
-            table.writerow({"method": method, **{k: _harmless(v) for k, v in asdict(row).items()}})
-    for name, words in (refused or {}).items():
-        table.writerow({"method": "", "file": _harmless(name), "error": words})
+    table.writerows(rows)
     return text.getvalue().encode()
 
 
 def _harmless(value: object) -> object:
     """A cell that no spreadsheet takes for a formula; names are the visitor's."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
-
-
-def masks_zip(answers: Sequence[Answer], refused: Mapping[str, str]) -> bytes:
-    """All masks and the table of measurements in one archive.
-
-    Parameters
-    ----------
-    answers : sequence of Answer
-        Of different names.
-    refused : mapping of str to str
-        As in :func:`measurements_csv`.
-
-    Returns
-    -------
-    bytes
-        A ZIP file.
-    """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for answer in answers:
-            for method, mask in answer.masks.items():
-                archive.writestr(answer.rows[method].mask, mask_png(mask))
-        archive.writestr("measurements.csv", measurements_csv(answers, refused))
-    return buffer.getvalue()
 
 
 # -- pictures ------------------------------------------------------------------------------------------------
@@ -278,8 +277,7 @@ def _shown_mask(mask: np.ndarray, colour: str, side: int) -> str:
 
 
 def _shown_map(values: np.ndarray, kind: str) -> str:
-    small = np.asarray(Image.fromarray(values.astype(np.float32)).resize(_fit(values.shape, _SHOWN_SIDE // 2)))
-    coloured = colormaps[_MAPS[kind]](np.clip(small, 0, 1), bytes=True)[..., :3]
+    coloured = colormaps[_MAPS[kind]](values, bytes=True)[..., :3]
     return _address(_encoded(Image.fromarray(coloured)), "image/png")
 
 
@@ -376,6 +374,7 @@ def answer_page(answer: Answer) -> str:
     """
     first = next(iter(answer.masks))
     prob = answer.probs[first]
+    prob = np.clip(Image.fromarray(prob).resize(_fit(prob.shape, _SHOWN_SIDE // 2)), 0, 1)  # maps are for the eye
     image = _shown_image(answer.frame.image, _SHOWN_SIDE)
     figures = [
         _overlay_figure(answer, method, image, PREDICTION if method == first else colour_of(method))
@@ -390,7 +389,7 @@ def answer_page(answer: Answer) -> str:
         _download(mask_png(mask), answer.rows[method].mask, "image/png", f"Mask, {method} (PNG, {width} × {height})")
         for method, mask in answer.masks.items()
     ]
-    table = measurements_csv([answer])
+    table = measurements_csv(_rows_of(answer))
     downloads.append(_download(table, f"{answer.name}_measurements.csv", "text/csv", "Measurements (CSV)"))
     return (
         f'<section class="answer"><h2>{html.escape(answer.name)}</h2><p class="said">{html.escape(summary(answer))}</p>'
@@ -398,50 +397,63 @@ def answer_page(answer: Answer) -> str:
     )
 
 
-def batch_page(answers: Sequence[Answer], refused: Mapping[str, str]) -> str:
+def _batch_line(result: Answer | Refusal) -> str:
+    if isinstance(result, Refusal):
+        return (
+            f'<tr class="refused"><td></td><th scope="row">{html.escape(result.name)}</th>'
+            f'<td colspan="4">{html.escape(result.words)}</td></tr>'
+        )
+    method, mask = next(iter(result.masks.items()))
+    row = result.rows[method]
+    image = _shown_image(result.frame.image, _THUMBNAIL_SIDE)
+    layer = _shown_mask(mask, PREDICTION, _THUMBNAIL_SIDE)
+    unit, axis, digits = ("px", row.longest_axis_px, 0)
+    if result.frame.spacing is not None:
+        unit, axis, digits = ("mm", row.longest_axis_mm, 1)
+    return (
+        f'<tr><td><div class="stack"><img src="{image}" alt=""><img class="mask" src="{layer}" alt=""></div></td>'
+        f'<th scope="row">{html.escape(row.file)}</th><td>{_number(row.area_share, 1, "%")} %</td>'
+        f"<td>{_number(axis, digits, unit)} {unit if axis is not None else ''}</td>"
+        f"<td>{_number(row.confidence, 2, '')}</td><td>{_number(row.doubt, 2, '')}</td></tr>"
+    )
+
+
+def batch_page(results: Iterable[Answer | Refusal]) -> str:
     """The answer for several images as HTML: a table with thumbnails, and an archive to download.
 
     Parameters
     ----------
-    answers : sequence of Answer
-        Of one method or more; the first is shown.
-    refused : mapping of str to str
-        Files that could not be used, and why.
+    results : iterable of Answer or Refusal
+        Taken one by one and let go, so that memory does not grow with their number; names of answers differ.
 
     Returns
     -------
     str
+        The first method is shown; the archive holds the masks of all, and the table of measurements.
     """
-    lines = []
-    for answer in answers:
-        method, mask = next(iter(answer.masks.items()))
-        row = answer.rows[method]
-        image = _shown_image(answer.frame.image, _THUMBNAIL_SIDE)
-        layer = _shown_mask(mask, PREDICTION, _THUMBNAIL_SIDE)
-        unit, axis, digits = ("px", row.longest_axis_px, 0)
-        if answer.frame.spacing is not None:
-            unit, axis, digits = ("mm", row.longest_axis_mm, 1)
-        lines.append(
-            f'<tr><td><div class="stack"><img src="{image}" alt=""><img class="mask" src="{layer}" alt=""></div></td>'
-            f'<th scope="row">{html.escape(Path(row.file).name)}</th><td>{_number(row.area_share, 1, "%")} %</td>'
-            f"<td>{_number(axis, digits, unit)} {unit if axis is not None else ''}</td>"
-            f"<td>{_number(row.confidence, 2, '')}</td><td>{_number(row.doubt, 2, '')}</td></tr>"
-        )
-    for name, words in refused.items():
-        lines.append(
-            f'<tr class="refused"><td></td><th scope="row">{html.escape(name)}</th><td colspan="4">{html.escape(words)}</td></tr>'
-        )
+    lines, rows, n_answers = [], [], 0
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for result in results:
+            lines.append(_batch_line(result))
+            rows += _rows_of(result)
+            if isinstance(result, Answer):
+                n_answers += 1
+                for method, mask in result.masks.items():
+                    archive.writestr(result.rows[method].mask, mask_png(mask))
+        table = measurements_csv(rows)
+        archive.writestr("measurements.csv", table)
     heads = "".join(
         f'<th scope="col">{head}</th>'
         for head in ("Image", "File", "Marked", "Longest axis", "Probability inside", "Doubt, bit")
     )
-    said = f"{len(answers)} of {len(answers) + len(refused)} files segmented."
     downloads = [
-        _download(masks_zip(answers, refused), "busutils_masks.zip", "application/zip", "Masks and table (ZIP)"),
-        _download(measurements_csv(answers, refused), "busutils_measurements.csv", "text/csv", "Measurements (CSV)"),
+        _download(buffer.getvalue(), "busutils_masks.zip", "application/zip", "Masks and table (ZIP)"),
+        _download(table, "busutils_measurements.csv", "text/csv", "Measurements (CSV)"),
     ]
     return (
-        f'<section class="answer"><h2>Several images</h2><p class="said">{said}</p><p class="downloads">{"".join(downloads)}</p>'
+        f'<section class="answer"><h2>Several images</h2><p class="said">{n_answers} of {len(lines)} files segmented.</p>'
+        f'<p class="downloads">{"".join(downloads)}</p>'
         f'<div class="wide" tabindex="0" role="region" aria-label="Table of results"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div></section>"
     )

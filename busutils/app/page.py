@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from busutils import datasets
 from busutils.app import answers
-from busutils.app.answers import Answer, Refused
+from busutils.app.answers import Answer, Refusal, Refused
 from busutils.app.scans import DICOM_ENDINGS, PICTURE_ENDINGS, Frame
 from busutils.datasets import pixels
 from busutils.models.segmenter import Segmenter
@@ -26,7 +26,7 @@ __all__ = ["build", "methods", "model_card", "serving"]
 
 MAX_FILE_MB = 10
 MAX_FILES = 20
-MAX_PIXELS = 16_000_000  # compared before anything is decoded
+MAX_PIXELS = 8_000_000  # compared before anything is decoded; several times what scanners write
 MAX_BODY_MB = 60  # of any request, all files of a batch included
 MAX_WAITING = 40  # visitors in the queue; more are told to come back
 KEEP_SECONDS = 300  # an upload is deleted that long after it came: long enough for the queue
@@ -153,7 +153,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
                 f"{len(files)} files are too many for the page, which takes {MAX_FILES} at once: "
                 "busutils predict does any number on your own machine."
             )
-        return answers.batch_page(*_examine_all(compared, progress.tqdm(files, desc="Segmenting")))
+        return answers.batch_page(_examine_all(compared, progress.tqdm(files, desc="Segmenting")))
 
     endings = [*PICTURE_ENDINGS, *DICOM_ENDINGS]
     with gr.Blocks(title="busutils: lesions in breast ultrasound", analytics_enabled=False) as page:
@@ -247,9 +247,7 @@ _READ_ALOUD = """() => {
 }"""
 
 
-def _examine_all(compared: Mapping[str, Segmenter], files: Any) -> tuple[list[Answer], dict[str, str]]:
-    found: list[Answer] = []
-    refused: dict[str, str] = {}
+def _examine_all(compared: Mapping[str, Segmenter], files: Iterable[str]) -> Iterator[Answer | Refusal]:
     taken: dict[str, int] = {}
     for file in files:
         name = Path(file).name
@@ -257,11 +255,10 @@ def _examine_all(compared: Mapping[str, Segmenter], files: Any) -> tuple[list[An
         taken[stem.lower()] = count = taken.get(stem.lower(), 0) + 1
         try:
             frame = answers.read_upload(file)
-        except Refused as words:
-            refused[name] = str(words)
-            continue
-        found.append(answers.examine(compared, frame, name, stem if count == 1 else f"{stem}-{count}"))
-    return found, refused
+        except Refused as refused:
+            yield Refusal(name, str(refused))
+        else:
+            yield answers.examine(compared, frame, name, stem if count == 1 else f"{stem}-{count}")
 
 
 # -- the server ----------------------------------------------------------------------------------------------
