@@ -14,7 +14,7 @@ TF ?= $(shell if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: lessons test unit lint notebooks solutions refresh figures solutions gate jupyter app site browser links clean
+.PHONY: lessons test unit lint notebooks solutions refresh figures gate jupyter app site browser links clean
 
 lessons: $(VENV)/.lessons
 	$(BIN)/busutils lessons run --out $(OUT)
@@ -47,9 +47,6 @@ figures: refresh
 	$(BIN)/python benchmarks/unet_experiments.py
 	$(BIN)/python benchmarks/phantom_figure.py
 	$(BIN)/python tools/write_readme.py
-
-solutions: $(VENV)/.dev
-	$(BIN)/python tools/exercises.py run
 
 gate: lessons $(VENV)/.dev
 	$(BIN)/python tools/gate.py $(OUT)

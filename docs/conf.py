@@ -109,6 +109,8 @@ def adapt(app: Sphinx, docname: str, source: list[str]) -> None:
             if names:
                 entries = "\n".join(f"/{name}" for name in names)
                 source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
+    elif docname == "figures/README":  # a table of files becomes one of pictures
+        source[0] = re.sub(r"^\| \[(\w+\.png)\]\(\1\) \|", r"| ![\1](\1) `\1` |", source[0], flags=re.M)
     elif docname.startswith("notebooks/"):
         source[0] = re.sub(r'<a id=\\"([\w-]+)\\"></a>', r"(\1)=", source[0])
 
