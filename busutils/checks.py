@@ -10,7 +10,15 @@ import numpy as np
 
 from busutils import metrics
 
-__all__ = ["ExerciseError", "check_dice", "check_mask", "check_number", "check_split"]
+__all__ = [
+    "ExerciseError",
+    "check_dice",
+    "check_edit",
+    "check_likeness",
+    "check_mask",
+    "check_number",
+    "check_split",
+]
 
 
 class ExerciseError(AssertionError):
@@ -102,3 +110,52 @@ def check_split(train_groups: Any, test_groups: Any) -> None:
     if not len(train_groups) or not len(test_groups):
         raise ExerciseError("one side of the split is empty")
     _say_right("no group is on both sides")
+
+
+def check_likeness(function: Callable[[np.ndarray, np.ndarray], float | None], images: np.ndarray) -> None:
+    """Check a likeness of two images that is to find mirrored copies as well.
+
+    Parameters
+    ----------
+    function : callable
+        Takes two (H, W) arrays and returns a number, 1 for copies.
+    images : (N, H, W) ndarray
+        The first two are to show different scenes.
+    """
+    first, second = images[0], images[1]
+    pairs = {"itself": first, "its mirror image": first[:, ::-1], "an image of another scene": second}
+    got = {name: function(first.copy(), other.copy()) for name, other in pairs.items()}
+    if got["itself"] is None:
+        print("· to be done: replace None by the likeness")
+        return
+    for name in ("itself", "its mirror image"):
+        if not abs(float(got[name]) - 1) < 1e-6:
+            raise ExerciseError(f"the likeness of an image and {name} must be 1, got {float(got[name]):.3f}")
+    if float(got["an image of another scene"]) > 0.99:
+        raise ExerciseError("two images of different scenes count as copies, too")
+    _say_right("mirrored copies are found, strangers are not")
+
+
+def check_edit(answer: Any, image: np.ndarray, where: np.ndarray) -> None:
+    """Check that an image was changed in one place only, and there became brighter.
+
+    Parameters
+    ----------
+    answer : (H, W) uint8 ndarray or None
+        The changed image.
+    image : (H, W) uint8 ndarray
+        As it was.
+    where : (H, W) bool ndarray
+        The pixels that may change.
+    """
+    if answer is None:
+        print("· to be done: replace None by the changed image")
+        return
+    answer = np.asarray(answer)
+    if answer.shape != image.shape or answer.dtype != image.dtype:
+        raise ExerciseError(f"the image must stay {image.dtype} of {image.shape}, got {answer.dtype} of {answer.shape}")
+    if outside := int((answer != image)[~where].sum()):
+        raise ExerciseError(f"{outside} pixels changed that were to stay: work on a copy, and index with the mask")
+    if not answer[where].mean() > image[where].mean():
+        raise ExerciseError("the place is no brighter than before")
+    _say_right("changed in this place only, and brighter")
