@@ -13,22 +13,26 @@ import sys
 from pathlib import Path
 
 import pytest
-from nbval.plugin import IPyNbCell
 
 from busutils import lessons
 
 RULES = Path(__file__).with_suffix(".cfg")
 
 
-def ignore_stderr() -> None:
-    """Let nbval compare what a lesson prints, not the progress bars and notices of libraries, which no two runs share."""
-    compare = IPyNbCell.compare_outputs
+class PrintedOnly:
+    """Plugin of pytest: nbval leaves out progress bars and notices of libraries, which no two runs share."""
 
-    def compare_printed(self, test, ref, skip_compare=None):
-        printed = ([output for output in outputs if output.get("name") != "stderr"] for outputs in (test, ref))
-        return compare(self, *printed, skip_compare)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Let nbval's comparison see no stderr."""
+        from nbval.plugin import IPyNbCell  # not before pytest has prepared its plugins
 
-    IPyNbCell.compare_outputs = compare_printed
+        compare = IPyNbCell.compare_outputs
+
+        def compare_printed(cell, test, ref, skip_compare=None):
+            printed = ([output for output in outputs if output.get("name") != "stderr"] for outputs in (test, ref))
+            return compare(cell, *printed, skip_compare)
+
+        IPyNbCell.compare_outputs = compare_printed
 
 
 def main() -> int:
@@ -49,9 +53,8 @@ def main() -> int:
     again.mkdir()
     for name in found:
         shutil.copy(given.folder / f"{name}.ipynb", again)
-    ignore_stderr()
     options = ["-o", "addopts=", "-q", "--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(RULES)]
-    return int(pytest.main([*options, "-p", "no:cacheprovider", str(again)]))
+    return int(pytest.main([*options, "-p", "no:cacheprovider", str(again)], plugins=[PrintedOnly()]))
 
 
 if __name__ == "__main__":
