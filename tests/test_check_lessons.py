@@ -70,6 +70,10 @@ def add(kind, words, text):
         (add("code", "plt.show", "\nrng = np.random.default_rng()"), "randomness without a seed: default_rng()"),
         (add("markdown", "", "\n\n[more](no_such_lesson.ipynb)"), "the link to no_such_lesson.ipynb leads nowhere"),
         (
+            add("markdown", "", "\n\n[more](02_segment_with_kmeans.ipynb#no-such-part)"),
+            "the link to 02_segment_with_kmeans.ipynb#no-such-part leads to no heading there",
+        ),
+        (
             add("markdown", "", "\n\n![](../figures/lesson_02_scores.png)"),
             "the picture ../figures/lesson_02_scores.png needs alt text that says what it shows",
         ),
@@ -154,3 +158,7 @@ def test_a_changed_number_in_a_golden_cell_fails_when_the_lesson_is_run_again(tm
         done = subprocess.run([*command, "lesson.ipynb"], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == status, done.stdout
         assert ("Cell outputs differ" in done.stdout) == bool(status)
+
+
+def test_a_link_to_a_heading_of_a_lesson_is_followed(planted):
+    assert planted(add("markdown", "", "\n\n[last](01_explore_the_data.ipynb#summary) and [here](#Summary)")) == []

@@ -214,3 +214,36 @@ def test_the_command_s_summary_and_exit_status(folder, tmp_path):
     assert "01_explore_the_data failed at cell 2: ValueError: no such thing" in done.stderr
     assert "passed" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_likeness_must_find_mirrored_copies_and_tell_strangers_apart(capsys):
+    images = np.random.default_rng(0).random((2, 8, 8))
+
+    def correlation(first, second):
+        return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+
+    checks.check_likeness(lambda a, b: max(correlation(a, b), correlation(a, b[:, ::-1])), images)
+    checks.check_likeness(lambda a, b: None, images)
+    said = capsys.readouterr().out
+    assert "✓" in said
+    assert "to be done" in said
+    with pytest.raises(checks.ExerciseError, match="mirror image must be 1"):
+        checks.check_likeness(correlation, images)
+    with pytest.raises(checks.ExerciseError, match="different scenes"):
+        checks.check_likeness(lambda a, b: 1.0, images)
+
+
+def test_an_edit_must_brighten_one_place_only(capsys):
+    image, where = np.full((4, 4), 100, np.uint8), np.eye(4, dtype=bool)
+    checks.check_edit(np.where(where, 120, image).astype(np.uint8), image, where)
+    checks.check_edit(None, image, where)
+    said = capsys.readouterr().out
+    assert "✓" in said
+    assert "to be done" in said
+    for answer, says in {
+        "everywhere": (image + 20, "12 pixels changed"),
+        "darker": (np.where(where, 80, image).astype(np.uint8), "no brighter"),
+        "another type": (image / 255, "must stay uint8"),
+    }.values():
+        with pytest.raises(checks.ExerciseError, match=says):
+            checks.check_edit(answer, image, where)

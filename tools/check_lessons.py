@@ -37,6 +37,17 @@ def tags(cell: dict) -> list[str]:
     return cell.get("metadata", {}).get("tags", [])
 
 
+def find_anchors(path: Path) -> set[str]:
+    """What may follow # in a link to a notebook or a page: its anchors, and its headings as JupyterLab and GitHub write them."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if path.suffix == ".ipynb":
+        text = "\n".join(source(c) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+    headings = [heading.strip() for heading in re.findall(r"^#+ (.*)$", text, re.M)]
+    jupyter = {heading.replace(" ", "-") for heading in headings}
+    named = set(re.findall(r'<a id="([^"]+)">', text))
+    return named | jupyter | {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def check_text(name: str, cells: list[dict]) -> list[str]:
     prose = [source(c) for c in cells if c["cell_type"] == "markdown"] or [""]
     whole = "\n\n".join(prose)
@@ -55,9 +66,14 @@ def check_text(name: str, cells: list[dict]) -> list[str]:
     for alt, target in re.findall(r"!\[(.*?)\]\((.*?)\)", whole):
         if len(alt) < 15:
             faults.append(f"the picture {target} needs alt text that says what it shows")
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", whole):
-        if not re.match(r"[a-z]+:", target) and not (FOLDER / target).exists():
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", whole):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = FOLDER / (target or f"{name}.ipynb")
+        if not path.exists():
             faults.append(f"the link to {target} leads nowhere")
+        elif anchor and anchor not in find_anchors(path):
+            faults.append(f"the link to {target}#{anchor} leads to no heading there")
     return faults
 
 
