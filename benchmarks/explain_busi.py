@@ -9,7 +9,8 @@
   both contours, against that of the distance to the predicted contour;
 - ``band``: over all pixels of that band, both AUROCs, and the expected calibration error before and after a temperature that
   was fitted on the validation groups of the training; ``bins`` holds the reliability diagrams behind it;
-- ``domain``: doubt on two other hospitals' sets;
+- ``domain``: doubt, and the expected calibration error in the band with and without home's temperature, on two other
+  hospitals' sets; ``domain_bins`` holds the reliability diagrams behind it;
 - ``cost``: seconds of each method over those of the forward pass beside it, medians of calls in this run, and the most memory that
   the process, TensorFlow included, has held so far.
 
@@ -177,12 +178,16 @@ def _in_bands(segmenter: models.Segmenter, lesions: datasets.LesionDataset) -> t
     return truth, inside, wrong, near, list(masks), list(probs)
 
 
+def _temperature_of_home(segmenter: models.Segmenter) -> float:
+    """Temperature fitted in the bands of the training's own validation groups."""
+    train, _ = datasets.load("busi").split(5)
+    truth, inside, *_ = _in_bands(segmenter, train.subset(validation_groups(train.groups, 0.15, 0)).lesions())
+    return evaluation.fit_temperature(truth, inside)
+
+
 def band(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
     """Errors and calibration over all pixels near a contour."""
-    train, _ = datasets.load("busi").split(5)
-    home = train.subset(validation_groups(train.groups, 0.15, 0)).lesions()
-    home_truth, home_inside, *_ = _in_bands(segmenter, home)
-    temperature = evaluation.fit_temperature(home_truth, home_inside)
+    temperature = _temperature_of_home(segmenter)
     truth, inside, wrong, near, masks, probs = _in_bands(segmenter, test.lesions())
     pairs = {
         ("band", 1.0): (truth, inside),
@@ -212,20 +217,27 @@ def band(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> p
 
 
 def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
-    """Compare doubt at home with doubt on two sets from elsewhere."""
+    """Compare doubt and calibration at home with those on two sets from elsewhere."""
+    temperature = _temperature_of_home(segmenter)
     others = {"busi, fold 5": test.lesions(), "stu": datasets.load("stu").lesions()}
     bus_bra = datasets.load("bus-bra").lesions()
     few = sorted(np.random.default_rng(0).permutation(len(bus_bra))[:100])
     others["bus-bra"] = bus_bra.subset([bus_bra.ids[i] for i in few])
-    tables = []
+    tables, bins = [], []
     for name, lesions in others.items():
-        images, masks = lesions.load_arrays(SIZE)
-        probs = segmenter.predict_proba(images)
+        truth, inside, _, _, masks, probs = _in_bands(segmenter, lesions)
+        for used in (1.0, temperature):
+            part = evaluation.reliability(truth, [evaluation.with_temperature(p, used) for p in inside])
+            error = evaluation.expected_calibration_error(part)
+            bins.append(part.assign(set=name, temperature=used))
+            print(f"{name:14s} temperature {used:.2f}: expected calibration error in the band {error:.3f}")
         scores = [metrics.dice(m, p) for m, p in zip(masks, segmenter.masks_from(probs), strict=True)]
         doubts = [explain.doubt(prob, segmenter.threshold_) for prob in probs]
         tables.append(
             pd.DataFrame({"set": name, "id": lesions.ids, "group": lesions.groups, "dice": scores, "doubt": doubts})
         )
+    with jobs.atomic_path(FIGURES / "explain_busi_domain_bins.csv") as temporary:
+        pd.concat(bins, ignore_index=True).round(5).to_csv(temporary, index=False)
     table = pd.concat(tables, ignore_index=True)
     home = table[table["set"] == "busi, fold 5"]
     for name, part in table.groupby("set", sort=False):

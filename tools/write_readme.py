@@ -205,6 +205,11 @@ def maps_table() -> str:
         f"{roc_auc_score(part['dice'] < 0.5, part['doubt']):.2f}, n = {len(part)}"
         for name, part in domain.groupby("set", sort=False)
     ]
+    bins = pd.read_csv(FIGURES / "explain_busi_domain_bins.csv")
+    errors = bins.groupby(["set", "temperature"], sort=False)[list(bins)].apply(evaluation.expected_calibration_error)
+    calibrated = [
+        f"{name} {part.iloc[0]:.3f}, then {part.iloc[1]:.3f}" for name, part in errors.groupby("set", sort=False)
+    ]
     lines += [
         "",
         f"{energy['id'].nunique()} images whose lesion was found; {last['image'].nunique()} for the shuffling, where 1 is the same "
@@ -216,6 +221,7 @@ def maps_table() -> str:
         f"{doubt['dice'].mean():.3f}.",
         f"- Expected calibration error: {'; '.join(ece)}.",
         f"- Change of Dice: {'; '.join(moved)}.",
+        f"- The same error in the band by set, as it is and with the temperature of home: {'; '.join(calibrated)}.",
         f"- Doubt by set, and its AUROC for a Dice below 0.5: {'; '.join(abroad)}.",
     ]
     return "\n".join(lines)
