@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busutils import checks, lessons
+from busutils import checks, datasets, evaluation, lessons, models
 
 ROOT = Path(__file__).parents[1]
 
@@ -178,6 +178,7 @@ def test_a_right_dice_passes_and_wrong_ones_are_told_apart():
         (metrics.accuracy, "accuracy"),
         (lambda a, b: a, "one number"),
         (lambda a, b: 0.3, "not the Dice"),
+        (0.5, "without brackets"),
     ):
         with pytest.raises(checks.ExerciseError, match=words):
             checks.check_dice(wrong)
@@ -201,9 +202,14 @@ def test_other_exercises_say_what_is_wrong(capsys):
     with pytest.raises(checks.ExerciseError, match="shape"):
         checks.check_mask(np.zeros((2, 3), bool), np.zeros((2, 2)))
     capsys.readouterr()
+    checks.check_dice(lambda mask, pred: None)
     checks.check_number(None, 1.0)
     checks.check_mask(np.zeros((2, 2), bool), np.zeros((2, 2)))
-    assert capsys.readouterr().out == "· to be done: replace None by your answer\n✓ this is a mask of the image\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "· to be done: let the function return your number instead of None",
+        "· to be done: replace None by your answer",
+        "✓ this is a mask of the image",
+    ]
 
 
 def test_the_command_s_summary_and_exit_status(folder, tmp_path):
@@ -231,6 +237,118 @@ def test_a_likeness_must_find_mirrored_copies_and_tell_strangers_apart(capsys):
         checks.check_likeness(correlation, images)
     with pytest.raises(checks.ExerciseError, match="different scenes"):
         checks.check_likeness(lambda a, b: 1.0, images)
+
+
+def judged(capsys, check, *args, **options):
+    """What a check says: ✓, ·, or the error's text."""
+    try:
+        check(*args, **options)
+    except checks.ExerciseError as error:
+        return str(error)
+    return capsys.readouterr().out[0]
+
+
+def test_darkest_clusters_are_known_by_their_form(capsys):
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16)).astype(np.uint8)
+    right = {3: images < 80, 4: images < 60}
+
+    def says(**changed):
+        return judged(capsys, checks.check_clusters, right | {int(k[1:]): v for k, v in changed.items()}, images)
+
+    assert says() == "✓"
+    assert says(k4=None) == "·"
+    assert "boolean mask an image" in says(k3=images)
+    assert "boolean mask an image" in says(k3=right[3][0])
+    assert "as dark as one inside" in says(k3=images > 80)
+    assert "empty or full" in says(k4=images < 0)
+    assert "does k reach" in says(k4=right[3])
+
+
+def test_mean_dices_are_told_from_what_is_taken_for_them(capsys):
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, :4], masks[1:, 0, 0] = True, True
+    drawn = masks.copy()
+    drawn[0, 2:] = False
+    drawn[2] = False
+
+    def says(answer):
+        return judged(capsys, checks.check_mean_dice, {3: answer}, {3: drawn}, masks)
+
+    each = [2 / 3, 1, 0]
+    assert says(np.mean(each)) == "✓"
+    assert says(None) == "·"
+    assert "pooled" in says(2 * 17 / (17 + 34))
+    assert "IoU" in says(np.mean([1 / 2, 1, 0]))
+    assert "not the mean Dice" in says(0.9)
+    assert "one number" in says("much")
+    drawn[0, 2] = True
+    assert "median" in says(6 / 7)
+
+
+def test_a_network_of_one_s_own_is_scored_on_every_set(capsys):
+    sets = {name: datasets.load("phantom", n=6, size=64, seed=seed) for seed, name in enumerate("ab")}
+    network, other = (models.KMeansSegmenter(preset, size=64) for preset in ("textbook", "improved"))
+    scores = {name: evaluation.evaluate(network, images.lesions())["dice"].mean() for name, images in sets.items()}
+
+    def says(network, scores):
+        return judged(capsys, checks.check_network, network, scores, sets, {"K-Means": other})
+
+    assert says(network, scores) == "✓"
+    assert says(None, scores) == "·"
+    assert says(network, dict.fromkeys(sets)) == "·"
+    assert "train another" in says(other, scores)
+    assert "the trained network, got str" in says("U-Net", scores)
+    assert "the mean Dice on 'b' is missing" in says(network, {"a": scores["a"]})
+    assert "b: " in says(network, scores | {"b": 0.999})
+
+
+def test_training_sets_grow_as_asked_and_hold_no_test_image(capsys):
+    train, foreign, test = (datasets.load("phantom", n=8, size=64, seed=seed) for seed in range(3))
+
+    def says(enlarged):
+        return judged(capsys, checks.check_enlarged, {2: enlarged}, train, foreign, {"away": test})
+
+    assert says(datasets.concatenate(train, foreign.subset([0, 1]))) == "✓"
+    assert says(None) == "·"
+    assert "3 were added" in says(datasets.concatenate(train, foreign.subset([0, 1, 2])))
+    assert "2 groups of the test set 'away'" in says(datasets.concatenate(train, test.subset([0, 1])))
+    assert "1 of home's training images are gone" in says(
+        datasets.concatenate(train.subset(range(7)), foreign.subset([0, 1]))
+    )
+    strangers = datasets.load("phantom", n=2, size=64, seed=9)
+    assert "neither from home" in says(datasets.concatenate(train, strangers))
+    assert "needs a set" in says([1, 2])
+
+
+def test_numbers_with_a_name_of_their_own_are_judged_by_it(capsys):
+    counts = {"tp": 30, "fp": 20, "fn": 10, "tn": 940}
+    known = {"accuracy": 0.97, "precision": 30 / 50, "recall": 30 / 40}
+    lesion = counts["tp"] / (counts["tp"] + counts["fp"] + counts["fn"])
+    background = counts["tn"] / (counts["tn"] + counts["fp"] + counts["fn"])
+    for answer, words in (
+        ((lesion + background) / 2, "✓"),
+        (None, "·"),
+        (lesion, "the lesion's IoU alone"),
+        (background, "the background's IoU alone"),
+        (0.5 * lesion, "repeat the calculation"),
+    ):
+        assert words in judged(capsys, checks.check_mean_iou, answer, **known)
+
+    groups, test = np.array(["a", "a", "b", "b", "c", "d"]), np.array([0, 2, 3, 4])
+    for answer, words in (
+        (1 / 4, "✓"),
+        (None, "·"),
+        (3 / 4, "within the test part"),
+        (1 / 2, "the share of the rest"),
+        (0.9, "not that share"),
+    ):
+        assert words in judged(capsys, checks.check_twins, answer, groups, test)
+
+    known = {"pixels": 1000, "width_px": 256, "width_mm": 40}
+    for answer, words in ((24.4, "✓"), (None, "·"), (156.25, "its height and its width"), (1000, "one pixel")):
+        assert words in judged(capsys, checks.check_area, answer, **known)
+    for answer, words in ((2, "✓"), (None, "·"), (0, "all went well"), (1, "some images"), ("no", "does not return")):
+        assert words in judged(capsys, checks.check_refusal, answer)
 
 
 def test_an_edit_must_brighten_one_place_only(capsys):
