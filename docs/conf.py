@@ -6,6 +6,7 @@ in a checkout works on the site too. Nothing is executed, and no page asks anoth
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tomllib
@@ -103,7 +104,9 @@ MENU = {
 
 
 def adapt(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Give the front page the menu, and turn HTML anchors into targets that Sphinx can check links against."""
+    """Give the front page the menu, and turn HTML anchors into targets that Sphinx can check links against;
+    the text that a lesson gives its pictures goes where the reader of notebooks looks for it.
+    """
     if docname == root_doc:
         for caption, names in MENU.items():
             if names:
@@ -112,7 +115,11 @@ def adapt(app: Sphinx, docname: str, source: list[str]) -> None:
     elif docname == "figures/README":  # a table of files becomes one of pictures
         source[0] = re.sub(r"^\| \[(\w+\.png)\]\(\1\) \|", r"| ![\1](\1) `\1` |", source[0], flags=re.M)
     elif docname.startswith("notebooks/"):
-        source[0] = re.sub(r'<a id=\\"([\w-]+)\\"></a>', r"(\1)=", source[0])
+        notebook = json.loads(re.sub(r'<a id=\\"([\w-]+)\\"></a>', r"(\1)=", source[0]))
+        for cell in notebook["cells"]:
+            if alt := cell["metadata"].get("alt"):  # nbconvert reads it as it is
+                cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
+        source[0] = json.dumps(notebook)
 
 
 def add_front_page(app: Sphinx, error: Exception | None) -> None:

@@ -114,6 +114,15 @@ def test_a_golden_cell_without_a_stored_output_is_found(planted):
     assert "a golden cell has no stored output: nbval would let it pass" in faults
 
 
+def test_a_picture_made_by_code_needs_alt_text(planted):
+    def silence(cells):
+        del first(cells, "code", "plt.show")["metadata"]["alt"]
+
+    (fault,) = planted(silence, run_again=False)  # alt text is no code: the outputs stay valid
+    assert fault.startswith("the picture of the cell 'figure, panels = plt.subplots(1, 2")
+    assert "needs alt text that says what it shows" in fault
+
+
 def test_a_parameter_that_a_profile_misspells_is_found(planted, check_lessons, monkeypatch):
     monkeypatch.setattr(check_lessons, "profiles", lambda: {"full": {NAME: {"sead": 1}}})
     assert planted(lambda cells: None) == ["does not know the parameter 'sead' of profile 'full'"]

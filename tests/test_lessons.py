@@ -106,10 +106,15 @@ def test_a_run_executes_records_and_names_what_failed(folder, tmp_path):
 def test_refreshing_stores_outputs_and_leaves_no_trace_of_the_run(folder, tmp_path):
     name = lessons.LESSONS[0]
     write_lesson(folder, name, "import sys\nprint('seen')\nprint('noi' + 'se', file=sys.stderr)", RECORD.format(name))
+    notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+    notebook.cells[1].metadata |= {"alt": "a picture in words", "collapsed": True}
+    nbformat.write(notebook, folder / f"{name}.ipynb")
     (outcome,) = lessons.refresh(["0"], out=tmp_path / "out", notebooks=folder)
     assert not outcome.error
     first = (folder / f"{name}.ipynb").read_text()
     assert "seen" in first
+    assert "a picture in words" in first
+    assert "collapsed" not in first
     assert "noise" not in first
     assert "papermill" not in first
     assert str(tmp_path) not in first

@@ -121,7 +121,9 @@ def smallest_distance(colours, vision):
 
 
 PALETTES = {
-    "methods": [plotting.COLOURS[name] for name in plotting.METHOD_ORDER],
+    "methods, and names without a colour": [plotting.colour_of(name) for name in plotting.METHOD_ORDER]
+    + [plotting.colour_of("a name of no method", position) for position in range(3)],
+    "lines": plotting.LINES,
     "classes": [plotting.COLOURS[label] for label in datasets.LABELS],
     "contours": [style.TRUTH, style.PREDICTION],
 }
@@ -130,7 +132,7 @@ PALETTES = {
 @pytest.mark.parametrize("vision", COLOUR_VISION)
 @pytest.mark.parametrize("palette", PALETTES)
 def test_colours_are_told_apart_by_readers_with_any_colour_vision(palette, vision):
-    assert smallest_distance(PALETTES[palette], vision) > 5  # twice what is just noticeable side by side
+    assert smallest_distance(PALETTES[palette], vision) > 10  # about four times what is just noticeable side by side
 
 
 def test_red_and_green_of_one_lightness_would_not_pass():

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 GOLDEN = "# NBVAL_CHECK_OUTPUT"
 MAX_BYTES = 1_000_000
+MIN_ALT = 15  # characters that say something
 LOCAL_PATH = re.compile(r"(?<![\w./])(/(home|root|tmp|Users|work|mnt)/\w+|[A-Z]:\\\\)")
 
 # Calls that draw from a generator nobody seeded, or from the one that all code shares.
@@ -64,7 +65,7 @@ def check_text(name: str, cells: list[dict]) -> list[str]:
         if words not in whole:
             faults.append(f"lacks {words!r}")
     for alt, target in re.findall(r"!\[(.*?)\]\((.*?)\)", whole):
-        if len(alt) < 15:
+        if len(alt) < MIN_ALT:
             faults.append(f"the picture {target} needs alt text that says what it shows")
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", whole):
         if re.match(r"[a-z]+:", target):
@@ -136,6 +137,12 @@ def check_code(name: str, cells: list[dict]) -> list[str]:
             faults.append(f"randomness without a seed: {unseeded.group()}")
         if re.search(r"^\s*[!%]", source(cell), re.M):
             faults.append(f"shell or magic command: {source(cell).splitlines()[0]!r}")
+        pictures = any("image/png" in output.get("data", {}) for output in cell["outputs"])
+        if pictures and len(cell["metadata"].get("alt", "")) < MIN_ALT:
+            start = source(cell).splitlines()[0]
+            faults.append(
+                f"the picture of the cell {start!r} … needs alt text that says what it shows (cell metadata: alt)"
+            )
         for output in cell["outputs"]:
             if output["output_type"] == "error" or output.get("name") == "stderr":
                 faults.append("holds an error or stderr output")

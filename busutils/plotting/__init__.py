@@ -18,10 +18,11 @@ from busutils.plotting.scores import (
     score_matrix,
     score_strips,
 )
-from busutils.plotting.style import COLOURS, METHOD_ORDER, colour_of
+from busutils.plotting.style import COLOURS, LINES, METHOD_ORDER, colour_of
 
 __all__ = [
     "COLOURS",
+    "LINES",
     "METHOD_ORDER",
     "activation_grid",
     "activation_levels",

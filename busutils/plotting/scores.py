@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from busutils.evaluation import bootstrap_mean
-from busutils.plotting.style import colour_of
+from busutils.plotting.style import LINES, colour_of
 
 __all__ = [
     "dataset_overview",
@@ -71,6 +71,7 @@ def score_strips(table: pd.DataFrame, *, score: str = "dice", by: str = "method"
             ha="center",
             fontsize=8,
         )
+    axes.set_ylim(len(names) - 0.5, -0.7)  # room for the first mean's text
     if score in ("dice", "iou", "precision", "recall", "nsd"):
         axes.set_xlim(-0.03, 1.03)
     label = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (pixels)", "nsd": "NSD"}.get(score, score)
@@ -96,7 +97,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for index, (name, history) in enumerate(histories.items()):
-        colour = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")[index % 4]
+        colour = LINES[index % len(LINES)]
         left.plot(history["epoch"], history["loss"], color=colour, label=name)
         right.plot(history["epoch"], history["val_dice"], color=colour, label=name)
         if history["val_dice"].notna().any():

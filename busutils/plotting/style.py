@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "METHOD_ORDER", "PREDICTION", "TRUTH", "colour_of"]
+__all__ = ["COLOURS", "LINES", "METHOD_ORDER", "PREDICTION", "TRUTH", "colour_of"]
 
 TRUTH = "#ffd21f"  # yellow
 PREDICTION = "#27d7f2"  # cyan
 
-# Okabe & Ito's colours, told apart by readers with any colour vision.
+# Okabe & Ito's colours, told apart by readers with any colour vision. The grey is dark, since readers without green
+# sensation take a light one for the purple.
 COLOURS = {
-    "constant mask": "#999999",
+    "constant mask": "#707070",
     "K-Means, textbook": "#e69f00",
     "K-Means, improved": "#d55e00",
     "K-Means, best": "#cc79a7",
@@ -17,10 +18,11 @@ COLOURS = {
     "U-Net, encoder": "#009e73",
     "benign": "#0072b2",
     "malignant": "#d55e00",
-    "normal": "#999999",
+    "normal": "#707070",
     "unknown": "#000000",
 }
 METHOD_ORDER = tuple(COLOURS)[:6]
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # curves that are told apart by their legend only
 _OTHERS = ("#56b4e9", "#882255", "#000000")  # without the yellow, which fades on white
 
 
