@@ -41,6 +41,16 @@ def test_gate_stops_a_lesson_whose_digits_change(tmp_path):
     assert "0.732" in found.stdout
 
 
+@pytest.mark.slow
+def test_gate_trains_anew_what_the_run_before_it_trained(tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "trained.npz").touch()
+    monkeypatch.setenv("BUSUTILS_CACHE_DIR", str(tmp_path / "cache"))
+    look = "from busutils import jobs; print('kept:', sorted(p.name for p in jobs.cache_dir().iterdir()))"
+    executed(tmp_path, look, "kept: []\n")
+    assert gate(tmp_path).returncode == 0
+
+
 def test_gate_says_what_to_run_first(tmp_path):
     found = gate(tmp_path, "03")
     assert found.returncode == 2

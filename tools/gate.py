@@ -1,15 +1,18 @@
 """Repeatability gate: execute each lesson's executed copy once more; every printed digit must agree.
 
 ``busutils lessons run`` (``make lessons``) writes the copies; ``python tools/gate.py build [NN ...]`` executes them again
-with nbval in its strict mode, which compares all text and all tables. Pictures are not compared: their pixels hang on
+with nbval in its strict mode, which compares all text and all tables, and with an empty cache, so that what was trained
+before is trained anew. Pictures are not compared: their pixels hang on
 fonts, and what they show is printed too. ``tools/gate.cfg`` names the few things that may differ from run to run.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -54,7 +57,9 @@ def main() -> int:
     for name in found:
         shutil.copy(given.folder / f"{name}.ipynb", again)
     options = ["-o", "addopts=", "-q", "--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(RULES)]
-    return int(pytest.main([*options, "-p", "no:cacheprovider", str(again)], plugins=[PrintedOnly()]))
+    with tempfile.TemporaryDirectory(prefix="busutils-gate-") as empty:
+        os.environ["BUSUTILS_CACHE_DIR"] = empty  # kernels inherit it
+        return int(pytest.main([*options, "-p", "no:cacheprovider", str(again)], plugins=[PrintedOnly()]))
 
 
 if __name__ == "__main__":
