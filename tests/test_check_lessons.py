@@ -84,6 +84,10 @@ def add(kind, words, text):
             "the number 0.98765 in prose is in no output of the lesson and has no source",
         ),
         (add("markdown", "**Read it.**", "\n\n# Second title"), "needs one first-level heading"),
+        (
+            add("markdown", "**Read it.**", "\n\n> **Predict first.** Why?"),
+            "asks for 4 predictions; docs/teachers.md answers 3",
+        ),
     ],
 )
 def test_a_planted_defect_is_called_by_its_name(planted, change, says):

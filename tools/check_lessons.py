@@ -78,6 +78,15 @@ def check_text(name: str, cells: list[dict]) -> list[str]:
     return faults
 
 
+def check_teachers_guide(name: str, cells: list[dict]) -> list[str]:
+    """A teacher finds the answer to every question in the guide's table of that lesson."""
+    asked = sum(source(c).count("> **Predict first.**") for c in cells if c["cell_type"] == "markdown")
+    guide = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
+    part = next((p for p in re.split(r"^## ", guide, flags=re.M) if p.startswith(f"{name[:2]} ·")), "")
+    answered = max(len(re.findall(r"^\|", part, re.M)) - 2, 0)  # without the table's head
+    return [f"asks for {asked} predictions; docs/teachers.md answers {answered}"] if asked != answered else []
+
+
 def text_of_outputs(cells: list[dict]) -> str:
     """All that the lesson printed, tables included."""
     parts = []
@@ -157,7 +166,7 @@ def check(name: str) -> list[str]:
     notebook = json.loads(text)
     cells = notebook["cells"]
     faults = check_text(name, cells) + check_code(name, cells) + check_prose_numbers(cells)
-    faults += exercises.find_faults(name, FOLDER)
+    faults += check_teachers_guide(name, cells) + exercises.find_faults(name, FOLDER)
     if notebook["metadata"].get("outputs_of") != code_hash(cells):
         faults.append("stale outputs: the code was changed after it was run: busutils lessons refresh")
     if len(text.encode()) > MAX_BYTES:
