@@ -146,6 +146,20 @@ def test_folders_lists_and_files_are_found_once_and_in_order(tmp_path):
         find_images([tmp_path / "bare"])
 
 
+def test_masks_beside_their_images_are_left_out_of_a_folder(tmp_path, caplog):
+    names = ["benign (1).png", "scan.jpg", "lone_mask.png", "the_masked.png"]
+    masks = ["benign (1)_mask.png", "benign (1)_mask_1.png", "scan_mask.png"]
+    (tmp_path / "deeper").mkdir()
+    for name in [*names, *masks, "deeper/scan_mask.png"]:
+        (tmp_path / name).touch()
+    with caplog.at_level("INFO", "busutils"):
+        found = find_images([tmp_path], recursive=True)
+    assert sorted(str(path.relative_to(tmp_path)) for path in found) == sorted([*names, "deeper/scan_mask.png"])
+    (said,) = caplog.messages
+    assert "left out 3 masks" in said
+    assert find_images([tmp_path / masks[0]]) == [tmp_path / masks[0]]  # whoever names one gets it
+
+
 def test_results_are_not_taken_for_images(tmp_path):
     folder = images_in(tmp_path / "in", 2)
     for _ in range(2):

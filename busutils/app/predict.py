@@ -8,6 +8,7 @@ import functools
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import threading
@@ -35,6 +36,8 @@ from busutils.models.segmenter import Segmenter
 
 __all__ = ["PredictError", "Prediction", "describe", "find_images", "predict_files", "recorded_engine"]
 
+logger = logging.getLogger(__name__)
+
 ENDINGS = PICTURE_ENDINGS + DICOM_ENDINGS
 
 _TABLE, _SETTINGS = "predictions.csv", "predictions.json"
@@ -45,6 +48,7 @@ _BATCH_PIXELS = 8_000_000  # a batch of larger images is closed earlier: probabi
 _LONGEST_NAME = 160  # bytes; file systems take 255 for the whole name
 _CYAN = (39, 215, 242)
 _LOOKS_LIKE_A_FRAME = re.compile(r"_f\d{4,}$")
+_LOOKS_LIKE_A_MASK = re.compile(r"(.+)_mask(_\d+)?$")
 
 
 class PredictError(ValueError):
@@ -98,8 +102,9 @@ def find_images(
     Parameters
     ----------
     places : iterable of path-like
-        Files; folders, where what has a known ending, or no ending but DICOM's mark, is taken; lists: ``.txt`` files
-        with the path of a file or folder on each line, as it would be typed.
+        Files; folders, where what has a known ending, or no ending but DICOM's mark, is taken, but not
+        ``X_mask.png`` or ``X_mask_1.png`` beside an image X; lists: ``.txt`` files with the path of a file or folder on
+        each line, as it would be typed.
     recursive : bool, default False
         Search folders of folders; by default they are searched one level deep. Hidden files are left out.
     out : path-like, optional
@@ -140,10 +145,17 @@ def find_images(
 
 def _search(folder: Path, recursive: bool, results: Path | None) -> list[Path]:
     found: list[Path] = []
+    n_masks = 0
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if recursive and Path(here, f).resolve() != results and f[0] != ".")
-        paths = (Path(here, name) for name in sorted(names) if name[0] != ".")
-        found += [p for p in paths if p.suffix.lower() in ENDINGS or (not p.suffix and is_dicom(p))]
+        paths = [Path(here, name) for name in sorted(names) if name[0] != "."]
+        paths = [p for p in paths if p.suffix.lower() in ENDINGS or (not p.suffix and is_dicom(p))]
+        stems = {path.stem for path in paths}
+        images = [p for p in paths if not ((mask := _LOOKS_LIKE_A_MASK.match(p.stem)) and mask[1] in stems)]
+        n_masks += len(paths) - len(images)
+        found += images
+    if n_masks:
+        logger.info("%s: left out %d masks of other images in their folder (X_mask.png beside X.png)", folder, n_masks)
     return found
 
 
