@@ -216,8 +216,12 @@ def _weights(n_in: int, n_out: int) -> sparse.csr_array:
 
 
 def _resample(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    down = _weights(image.shape[0], size[0]) @ image.astype(np.float32)
-    return np.ascontiguousarray((_weights(image.shape[1], size[1]) @ down.T).T)
+    rows, columns = _weights(image.shape[0], size[0]), _weights(image.shape[1], size[1])
+    image = image.astype(np.float32)
+    if size[0] > image.shape[0]:
+        # Columns first: what lies between the two steps is then small, and the large result need not be turned.
+        return rows @ np.ascontiguousarray((columns @ image.T).T)
+    return np.ascontiguousarray((columns @ (rows @ image).T).T)
 
 
 def resize_image(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
