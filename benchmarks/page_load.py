@@ -1,9 +1,10 @@
 """Many visitors of the page at once: does everyone get the answer to their own image, and does memory come back?
 
 Starts the page as a process of its own on this machine, lets users upload simulated images for a while, compares every
-mask with the one computed here, then tries what must be refused. Stops by itself.
+mask with the one computed here, then does it all again, and tries what must be refused. Stops by itself. Memory is taken
+when all visitors are gone and their files deleted: what grows from round to round is a leak.
 
-    python benchmarks/page_load.py --users 20 --seconds 120 --out figures/page_load.json
+    python benchmarks/page_load.py --users 20 --seconds 120 --rounds 2 --out figures/page_load.json
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ def expected(segmenter: Segmenter, images: list[np.ndarray]) -> list[np.ndarray]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=120, help="of every round")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--weights", default="busi-light")
     parser.add_argument("--out", default="figures/page_load.json")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -176,15 +178,17 @@ def main() -> None:
         for user in visit(address, images, masks, args.users, WARM_SECONDS):
             user.join()
         time.sleep(2.5 * KEEP_SECONDS)
-        before = resident_mb(server.pid)
-        until = time.monotonic() + args.seconds
-        users = visit(address, images, masks, args.users, args.seconds)
-        peak = before
-        while any(user.is_alive() for user in users) and time.monotonic() < until + 120:
-            peak = max(peak, resident_mb(server.pid))
-            time.sleep(0.5)
-        time.sleep(2.5 * KEEP_SECONDS)
-        after = resident_mb(server.pid)
+        rest = [resident_mb(server.pid)]
+        users, peak = [], rest[0]
+        for _ in range(args.rounds):
+            until = time.monotonic() + args.seconds
+            there = visit(address, images, masks, args.users, args.seconds)
+            while any(user.is_alive() for user in there) and time.monotonic() < until + 120:
+                peak = max(peak, resident_mb(server.pid))
+                time.sleep(0.5)
+            users += there
+            time.sleep(2.5 * KEEP_SECONDS)
+            rest.append(resident_mb(server.pid))
         left = sum(path.is_file() for path in folder.rglob("*"))
         said = refusals(address, folder)
     finally:
@@ -202,6 +206,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "users": args.users,
         "seconds": args.seconds,
+        "rounds": args.rounds,
         "answers": len(waits),
         "different_masks_expected": different,
         "answers_of_another_image": sum(user.wrong for user in users),
@@ -210,9 +215,9 @@ def main() -> None:
         "median_wait_s": round(statistics.median(waits), 2) if waits else None,
         "longest_wait_s": round(waits[-1], 2) if waits else None,
         "memory_of_fresh_server_mb": round(fresh),
-        "memory_before_mb": round(before),
+        "memory_before_mb": round(rest[0]),
         "memory_peak_mb": round(peak),
-        "memory_after_mb": round(after),
+        "memory_after_each_round_mb": [round(mb) for mb in rest[1:]],
         "files_left_in_upload_folder": left,
         "thumbnails_among_them": thumbnails,
         "upload_folder_gone_after_stop": not folder.exists(),

@@ -391,10 +391,18 @@ def answer_page(answer: Answer) -> str:
     ]
     table = measurements_csv(_rows_of(answer))
     downloads.append(_download(table, f"{answer.name}_measurements.csv", "text/csv", "Measurements (CSV)"))
-    return (
-        f'<section class="answer"><h2>{html.escape(answer.name)}</h2><p class="said">{html.escape(summary(answer))}</p>'
-        f'<div class="figures">{"".join(figures)}</div>{_table(answer)}<p class="downloads">{"".join(downloads)}</p></section>'
-    )
+    shown = f'<div class="figures">{"".join(figures)}</div>{_table(answer)}'
+    return _section(answer.name, summary(answer), shown + _paragraph_of(downloads))
+
+
+def _section(head: str, said: str, shown: str) -> str:
+    """Head and words of an answer, to be escaped, before what is HTML already."""
+    words = f'<h2>{html.escape(head)}</h2><p class="said">{html.escape(said)}</p>'
+    return f'<section class="answer">{words}{shown}</section>'
+
+
+def _paragraph_of(downloads: list[str]) -> str:
+    return f'<p class="downloads">{"".join(downloads)}</p>'
 
 
 def _batch_line(result: Answer | Refusal) -> str:
@@ -451,12 +459,11 @@ def batch_page(results: Iterable[Answer | Refusal]) -> str:
         _download(buffer.getvalue(), "busutils_masks.zip", "application/zip", "Masks and table (ZIP)"),
         _download(table, "busutils_measurements.csv", "text/csv", "Measurements (CSV)"),
     ]
-    return (
-        f'<section class="answer"><h2>Several images</h2><p class="said">{n_answers} of {len(lines)} files segmented.</p>'
-        f'<p class="downloads">{"".join(downloads)}</p>'
+    shown = (
         f'<div class="wide" tabindex="0" role="region" aria-label="Table of results"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+    return _section("Several images", f"{n_answers} of {len(lines)} files segmented.", _paragraph_of(downloads) + shown)
 
 
 def refusal_page(words: str) -> str:
