@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -83,3 +84,15 @@ def tiny_unet(discs):
 
     images, masks = discs
     return UNetSegmenter(size=32, filters=(8, 16, 32), epochs=6, dropout=0.1).fit(images, masks)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium of this system, driven by Playwright."""
+    driver = pytest.importorskip("playwright.sync_api", reason="the extra 'browser' is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with driver.sync_playwright() as playwright:
+        # Without its sandbox, which cannot be had as root: it visits this machine only.
+        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

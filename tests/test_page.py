@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 import urllib.error
 import urllib.parse
@@ -349,19 +348,8 @@ def test_uploads_are_gone_when_the_server_is(tmp_path):
 # -- the browser ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser(address):
-    driver = pytest.importorskip("playwright.sync_api", reason="the extra 'browser' is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with driver.sync_playwright() as playwright:
-        # Without its sandbox, which cannot be had as root: it visits this machine only.
-        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-
-
 @pytest.fixture
-def visitor(browser, address):
+def visitor(address, browser):
     """Opens the page; when the test is over, no request has gone anywhere else."""
     asked, opened = [], []
 
@@ -394,6 +382,22 @@ def test_upload_result_download(visitor, tmp_path, width, scheme):
     np.testing.assert_array_equal(np.asarray(Image.open(download.value.path())) == 255, scene() > 100)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert "Not a medical device" in tab.inner_text("#warning")
+
+
+@pytest.mark.slow
+def test_a_dicom_file_is_measured_in_its_own_millimetres(visitor, tmp_path):
+    pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
+    import spoiled
+
+    (tmp_path / "scan.dcm").write_bytes(spoiled.dicom(scene(), PixelSpacing=[0.1, 0.2]))
+    tab = visitor()
+    tab.set_input_files("#file input[type=file]", tmp_path / "scan.dcm")
+    tab.wait_for_selector("#answer .figures")
+    assert "600 pixels, 12 mm²" in tab.inner_text("#answer")
+    assert spoiled.PATIENT not in tab.content()
+    with tab.expect_download() as download:
+        tab.get_by_role("link", name="Mask, U-Net").click()
+    np.testing.assert_array_equal(np.asarray(Image.open(download.value.path())) == 255, scene() > 100)
 
 
 @pytest.mark.slow

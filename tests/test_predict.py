@@ -377,6 +377,21 @@ def test_a_cluster_that_loses_a_worker_writes_the_same(tmp_path, constant, monke
     assert content_of(tmp_path / "cluster") == content_of(tmp_path / "alone")
 
 
+@pytest.mark.slow
+def test_the_command_writes_the_same_on_a_cluster(tmp_path, constant):
+    distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    images_in(tmp_path / "in", 30)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    command = [sys.executable, "-m", "busutils.cli", "predict", "in", "--weights", constant, "--overlay", "--out"]
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        for more in (["alone"], ["cluster", "--scheduler", cluster.scheduler_address]):
+            done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 1, done.stderr  # for the broken file
+            assert "30 of 31 images segmented" in done.stdout
+    assert content_of(tmp_path / "cluster") == content_of(tmp_path / "alone")
+
+
 def test_a_cluster_needs_a_name_of_the_weights(tmp_path):
     with pytest.raises(PredictError, match="give their name"):
         next(predict_files(Bright(), [], tmp_path, client=object()))

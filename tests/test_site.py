@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import shutil
 import subprocess
 import sys
 import threading
@@ -46,17 +45,6 @@ def address(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver = pytest.importorskip("playwright.sync_api", reason="the extra 'browser' is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with driver.sync_playwright() as playwright:
-        # Without its sandbox, which cannot be had as root: it visits this machine only.
-        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
 
 def pages_of(site):
