@@ -51,7 +51,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 #: From the fewest to the most milliseconds of processor time an image (figures/inference.csv); the first two are close.
-ENGINES = ("openvino", "onnx", "keras")
+ENGINES = ("onnx", "openvino", "keras")
 #: Names of K-Means presets, which need no weights.
 KMEANS = {"kmeans-textbook": "textbook", "kmeans-improved": "improved", "kmeans-best": "best"}
 
@@ -193,7 +193,7 @@ class OpenVinoSegmenter(ExportedSegmenter):
 
 
 _EXPORTED: dict[str, type[ExportedSegmenter]] = {"onnx": OnnxSegmenter, "openvino": OpenVinoSegmenter}
-_ENDINGS = {".onnx": ("openvino", "onnx"), ".xml": ("openvino",)}
+_ENDINGS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}
 
 
 # -- choosing ------------------------------------------------------------------------------------------------
