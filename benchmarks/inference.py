@@ -13,7 +13,7 @@ process of its own, one after the other; what is not asked about (imports, loadi
 - ``memory``: largest memory of ``busutils predict`` for few and many simulated images.
 
 ``ms`` and ``cpu_ms`` are wall time and processor time an image; other work on the machine stretches the former. ``load`` is
-the machine's load average when the measurement began.
+the machine's load average when the measurement began. ``python tools/write_readme.py`` puts the comparisons into the README.
 
 Usage: python benchmarks/inference.py network stages files memory [--python monai=/path/to/python] [--root DATA]
 """
@@ -42,15 +42,15 @@ FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ["part", "what", "size", "batch", "cores", "images", "ms", "cpu_ms", "peak_mb", "load"]
 WEIGHTS = "busi-light"
 SIZES, BATCHES = (128, 256, 512), (1, 8)
-NETWORKS = ("keras", "onnx", "openvino", "monai")
+NETWORKS = {"keras": "Keras", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "monai": "MONAI, PyTorch"}
 METHODS = (
-    "busutils, auto",
+    "busutils, openvino",
+    "busutils, onnx",
+    "busutils, keras",
     "loop, batches of 8",
     "loop, one by one",
     "network alone, one core",
     "network alone, all cores",
-    "busutils, onnx",
-    "busutils, keras",
 )
 FEW, MANY = 1000, 20_000
 
@@ -209,7 +209,7 @@ def plain_loop(segmenter: Any, files: list[Path], out: Path, batch: int) -> None
 def method_here(method: str, root: str | None) -> Iterator[Row]:
     import joblib
 
-    from busutils.app.engines import engine_name, load_segmenter
+    from busutils.app.engines import load_segmenter
     from busutils.app.predict import predict_files
     from busutils.app.scans import read_frames
     from busutils.datasets.pixels import resize_image
@@ -220,7 +220,6 @@ def method_here(method: str, root: str | None) -> Iterator[Row]:
     about = {"part": "files", "what": method, "size": segmenter.size, "batch": 8, "cores": cores}
     with tempfile.TemporaryDirectory() as folder:
         if method.startswith("busutils"):
-            print(f"{method}: {engine_name(segmenter)}", file=sys.stderr)
             list(predict_files(segmenter, files[:16], Path(folder, "first")))
             yield measured(lambda: list(predict_files(segmenter, files, Path(folder, "out"))), len(files), **about)
         elif method.startswith("loop"):
@@ -285,7 +284,7 @@ def memory_here(n: int) -> Iterator[Row]:
     from PIL import Image
 
     from busutils import datasets
-    from busutils.app.engines import load_segmenter
+    from busutils.app.engines import engine_of, load_segmenter
     from busutils.app.predict import find_images, predict_files
 
     segmenter = load_segmenter(WEIGHTS, streams=joblib.cpu_count())
@@ -304,7 +303,7 @@ def memory_here(n: int) -> Iterator[Row]:
             for _ in predict_files(segmenter, find_images([source]), out):
                 pass
 
-        about = {"part": "memory", "what": "busutils, auto", "size": segmenter.size, "batch": 8}
+        about = {"part": "memory", "what": f"busutils, {engine_of(segmenter)}", "size": segmenter.size, "batch": 8}
         yield measured(run, n, **about, cores=joblib.cpu_count())
 
 
@@ -314,23 +313,25 @@ def memory_here(n: int) -> Iterator[Row]:
 def draw(rows: list[Row]) -> None:
     import matplotlib.pyplot as plt
     import pandas as pd
+    from matplotlib.ticker import LogLocator
 
     from busutils import jobs
 
-    table = pd.DataFrame(rows).astype({"ms": float, "cpu_ms": float})
+    table = pd.DataFrame(rows)
+    table = table.astype({name: float if name in ("ms", "cpu_ms", "load") else int for name in COLUMNS[2:]})
     figure, axes = plt.subplots(1, 3, figsize=(14, 3.8), width_ratios=[1.1, 1, 1.2], layout="constrained")
     colours = dict(zip(NETWORKS, ("#0072b2", "#009e73", "#d55e00", "#999999"), strict=True))
     markers = dict(zip(NETWORKS, "os^D", strict=True))
     part = table[table["part"] == "network"]
     for engine in [name for name in NETWORKS if (part["what"] == name).any()]:
         for batch, line in ((1, "-"), (8, ":")):
-            chosen = part[(part["what"] == engine) & (part["batch"].astype(int) == batch)]
+            chosen = part[(part["what"] == engine) & (part["batch"] == batch)]
             axes[0].plot(
-                chosen["size"].astype(int),
+                chosen["size"],
                 chosen["cpu_ms"],
                 line + markers[engine],
                 color=colours[engine],
-                label=engine if batch == 1 else None,
+                label=NETWORKS[engine] if batch == 1 else None,
             )
     axes[0].set(
         title="The network alone\n(line: one image a call, dots: eight)",
@@ -342,6 +343,8 @@ def draw(rows: list[Row]) -> None:
         xticklabels=map(str, SIZES),
     )
     axes[0].minorticks_off()
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].legend(frameon=False)
     stages = table[table["part"] == "stages"].iloc[::-1]
     bars = axes[1].barh(stages["what"], stages["cpu_ms"], color="#0072b2")
@@ -349,9 +352,8 @@ def draw(rows: list[Row]) -> None:
     axes[1].set(title=f"One BUSI image, one core\n(n = {stages['images'].max()})", xlabel="processor time, ms an image")
     axes[1].margins(x=0.15)
     whole = table[table["part"] == "files"].iloc[::-1]
-    bars = axes[2].barh(
-        whole["what"], whole["ms"], color=["#009e73" if "busutils" in w else "#999999" for w in whole["what"]]
-    )
+    names = [what.replace("loop", "Keras in a loop") for what in whole["what"]]
+    bars = axes[2].barh(names, whole["ms"], color=["#009e73" if "busutils" in name else "#999999" for name in names])
     axes[2].bar_label(bars, fmt="%.1f", padding=2)
     axes[2].set(
         title=f"From PNG to mask PNG, {whole['cores'].max()} cores\n(n = {whole['images'].max()})",
@@ -362,21 +364,6 @@ def draw(rows: list[Row]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     with jobs.atomic_path(FIGURES / "inference.png") as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def ratios(rows: list[Row]) -> Iterator[str]:
-    """The comparisons that the numbers are for."""
-    ms = {row["what"]: float(row["ms"]) for row in rows if row["part"] == "files"}
-    ours = ms.get("busutils, auto")
-    for other in ms if ours else ():
-        if other.startswith("loop"):
-            yield f"busutils is {ms[other] / ours:.2f} times as fast as: {other}"
-        elif other.startswith("network"):
-            yield f"busutils takes {ours / ms[other]:.2f} times as long as: {other}"
-    peaks = {int(row["images"]): int(row["peak_mb"]) for row in rows if row["part"] == "memory"}
-    if len(peaks) > 1:
-        few, many = min(peaks), max(peaks)
-        yield f"memory for {many} files is {peaks[many] / peaks[few]:.3f} times that for {few} ({peaks[few]} MB)"
 
 
 def main() -> None:
@@ -431,7 +418,6 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     draw(rows)
-    print(*ratios(rows), sep="\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ RESULTS = FIGURES / "matrix.csv"
 FOLDS = FIGURES / "busi_folds.csv"
 TRANSFER = FIGURES / "transfer.csv"
 SHIFT = FIGURES / "shift_help_pairs.csv"
+SPEED = FIGURES / "inference.csv"
+VISITORS = FIGURES / "page_load.json"
 ENTRIES = ROOT / "benchmarks" / "entries"
 BENCHMARKS = ROOT / "benchmarks" / "README.md"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
@@ -254,6 +256,71 @@ def maps_table() -> str:
     return "\n".join(lines)
 
 
+ENGINE_NAMES = {"keras": "Keras", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "monai": "MONAI's U-Net on PyTorch"}
+
+
+def speed_table() -> str:
+    """How long masks take: from file to file, and the network alone."""
+    table = pd.read_csv(SPEED)
+    files = table[table["part"] == "files"].set_index("what")
+    lines = [
+        f"| From PNG to mask PNG, {files['images'].max()} images of BUSI | ms an image | processor time, ms | memory, MB |",
+        "|---|---|---|---|",
+    ]
+    for row in files.itertuples():
+        name = row.Index.removeprefix("busutils, ")
+        name = (
+            f"`busutils predict`, {ENGINE_NAMES[name]}"
+            if name in ENGINE_NAMES
+            else name.replace("loop", "Keras in a loop")
+        )
+        lines.append(f"| {name} | {row.ms:.1f} | {row.cpu_ms:.1f} | {row.peak_mb} |")
+    ours = files[files.index.str.startswith("busutils")].sort_values("ms").iloc[0]
+    engine, cores = ENGINE_NAMES[ours.name.removeprefix("busutils, ")], files["cores"].max()
+    times = {name: f"{files['ms'][name] / ours['ms']:.2f}" for name in ("loop, batches of 8", "loop, one by one")}
+    stages = table[table["part"] == "stages"].sort_values("cpu_ms", ascending=False)
+    alone = ours["ms"] / files["ms"]["network alone, all cores"], ours["ms"] / files["ms"]["network alone, one core"]
+    lines += [
+        "",
+        f"- {engine} makes `busutils predict` {times['loop, batches of 8']} times as fast as a plain loop over Keras' `predict` in "
+        f"batches of 8 with the same reading and writing, {times['loop, one by one']} times as fast as one image at a time.",
+        f"- The whole takes {alone[0]:.2f} times as long as the network alone on all {cores} cores, the slowest stage, and "
+        f"{alone[1]:.2f} times as long as on one core. It keeps {ours['cpu_ms'] / ours['ms']:.2f} cores busy: what is left is "
+        f"work, not waiting. One after the other on one core, in ms: "
+        + ", ".join(f"{row.what} {row.cpu_ms:.1f}" for row in stages.itertuples())
+        + ".",
+    ]
+    memory = table[table["part"] == "memory"].sort_values("images")
+    if len(memory) > 1:
+        few, many = memory.iloc[0], memory.iloc[-1]
+        lines.append(
+            f"- Memory for {many['images']:,} files is {many['peak_mb'] / few['peak_mb']:.2f} times that for {few['images']:,}."
+        )
+    network = table[table["part"] == "network"]
+    columns = list(network[["size", "batch"]].drop_duplicates().itertuples(index=False))
+    lines += [
+        "",
+        "| Network alone, ms an image | " + " | ".join(f"{c.size}², {c.batch} a call" for c in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for engine, part in network.groupby("what", sort=False):
+        ms = part.set_index(["size", "batch"])["ms"]
+        lines.append(f"| {ENGINE_NAMES[engine]} | " + " | ".join(f"{ms[c.size, c.batch]:.1f}" for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def visitors_line() -> str:
+    """What many visitors of the page at once met with."""
+    told = json.loads(VISITORS.read_text())
+    after = ", then ".join(str(mb) for mb in told["memory_after_each_round_mb"])
+    return (
+        f"{told['users']} visitors at once, {told['rounds']} times {told['seconds'] / 60:.0f} minutes on {told['cores']} cores: "
+        f"{told['answers']} answers, {told['answers_of_another_image']} of another visitor's image, {told['errors']} errors; "
+        f"{told['median_wait_s']:.1f} s to an answer (median), {told['longest_wait_s']:.1f} s at most; memory of the server, in MB: "
+        f"{told['memory_before_mb']} before, {told['memory_peak_mb']} at most, {after} after."
+    )
+
+
 def lessons_table() -> str:
     lines = ["| Lesson | You will hold in your hands | Minutes to run |", "|---|---|---|"]
     for row in pd.read_csv(MINUTES).itertuples():
@@ -284,6 +351,7 @@ def written(text: str) -> str:
         "sources": sources_table(),
         "shift": shift_table(),
         "maps": maps_table(),
+        "speed": speed_table(),
     }
     return filled(text, tables)
 
@@ -295,6 +363,8 @@ def benchmarks_page(text: str) -> str:
 
 # What the key figures say, in words for a reader who has read no lesson.
 PLAIN = {
+    "inference": "Left: how long a network needs for one image, by engine and by the size of the image. Middle: where the time goes "
+    "between an image file and a mask file. Right: the whole way, by our command and by plain loops; shorter is better.",
     "kmeans_ablation": "Each row is one way to draw a lesion; the farther right its dot, the better its drawings fit those of "
     "experts. The upper rows add one step at a time, so that a jump shows which step is worth its trouble; the lower rows change "
     "one thing about the best of them. The line around a dot shows how far it could move with other patients.",
