@@ -352,6 +352,7 @@ def written(text: str) -> str:
         "shift": shift_table(),
         "maps": maps_table(),
         "speed": speed_table(),
+        "visitors": visitors_line(),
     }
     return filled(text, tables)
 
