@@ -93,7 +93,10 @@ def draw() -> plt.Figure:
         axis.set(
             xticks=list(places.values()), xticklabels=labels, xlabel=X_LABELS[name], xlim=(-0.5, len(places) - 0.5)
         )
-        axis.set(title=f"{name}: seeds {', '.join(map(str, table['seed'].unique()))}", ylim=(0, 1))
+        trainings = table["seed"].nunique()
+        axis.set(
+            title=f"{name}, {trainings if trainings > 1 else 'one'} training{'s'[: trainings - 1]} each", ylim=(0, 1)
+        )
         axis.legend(frameon=False, loc="lower right")
     axes[0, 0].set_ylabel("mean Dice, 95 % interval over groups")
     return figure

@@ -24,6 +24,7 @@ FIGURES = ROOT / "figures"
 RESULTS = FIGURES / "matrix.csv"
 FOLDS = FIGURES / "busi_folds.csv"
 TRANSFER = FIGURES / "transfer.csv"
+PRETRAINING = FIGURES / "unet_pretraining.csv"
 SHIFT = FIGURES / "shift_help_pairs.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
@@ -132,6 +133,24 @@ def folds_table() -> str:
     normals = table[table["mask_area"] == 0].groupby("method", sort=False)["pred_area"]
     silent = "; ".join(f"{name}, {(part == 0).mean():.1%} of {len(part)}" for name, part in normals)
     return "\n".join([*lines, "", f"Normal images left alone: {silent}."])
+
+
+def pretraining_table() -> str:
+    """What a start from simulated images is worth, by the number of real ones."""
+    table = pd.read_csv(PRETRAINING)
+    table = table[table["mask_area"] > 0]
+    lines = ["| Real images | From scratch | Phantoms first | Difference | Trainings each |", "|---|---|---|---|---|"]
+    for n, part in table.groupby("n_train"):
+        cells = [
+            str(evaluation.bootstrap_mean(chosen["dice"], chosen["group"].to_numpy()))
+            for _, chosen in part.groupby("setting", sort=False)
+        ]
+        dice = part.pivot_table(index=["id", "group"], columns="setting", values="dice")
+        groups = dice.index.get_level_values("group").to_numpy()
+        gain = evaluation.compare(dice["phantoms first"], dice["from scratch"], groups).difference
+        told = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        lines.append(f"| {n} | {' | '.join(cells)} | {told} | {part['seed'].nunique()} |")
+    return "\n".join(lines)
 
 
 def transfer_table() -> str:
@@ -347,6 +366,7 @@ def written(text: str) -> str:
         "lessons": lessons_table(),
         "weights": weights_table(),
         "folds": folds_table(),
+        "pretraining": pretraining_table(),
         "transfer": transfer_table(),
         "sources": sources_table(),
         "shift": shift_table(),
@@ -390,6 +410,8 @@ PLAIN = {
     "are easier.",
     "phantom_gallery": "None of these scans is of a person: a program simulates tissue, lesion and scanner, so that the true outline "
     "is known exactly and the pictures may be given to anybody.",
+    "unet_experiments": "On the left, an examination some of whose questions were seen before: does the network that saw them do "
+    "better on them? On the right, what practice on simulated scans is worth before few or many real ones: most where real ones are few.",
     "unet_peers": "How good each network is after how much computing. A curve that rises earlier learns with less computing.",
 }
 
