@@ -405,7 +405,7 @@ def serving(
             mcp_server=False,
             ssr_mode=False,
             max_file_size=MAX_FILE_MB * _MB,
-            state_session_capacity=100,
+            state_session_capacity=10,  # Gradio keeps the last answers of so many visitors; the page needs none
             app_kwargs={"middleware": [Middleware(Guard)], "openapi_url": None},
             css_paths=[Path(__file__).with_name("page.css")],
             theme=gr.themes.Default(
