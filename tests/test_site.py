@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ WIDTH = 390  # pixels of a phone
 OVERFLOW = "document.documentElement.scrollWidth"
 BROKEN = "[...document.images].filter(i => i.loading != 'lazy' && !(i.complete && i.naturalWidth)).map(i => i.src)"
 LINKS = "[...document.querySelectorAll('a[href]')].map(a => a.href)"
+PICTURE, ALT = re.compile(r"<img [^>]*_images/[^>]*>"), re.compile(r'alt="([^"]*)"')
 ANCHOR = "id => !!document.getElementById(id)"
 # Luminance of text and ground where the lesson's words are, each 0 to 255.
 CONTRAST = """[getComputedStyle(document.querySelector('article p')).color, getComputedStyle(document.body).backgroundColor]
@@ -95,3 +97,13 @@ def test_the_front_page_has_every_lesson_in_its_menu(site):
     text = (site / "index.html").read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         assert f'href="notebooks/{path.stem}.html"' in text
+
+
+def test_every_picture_of_a_lesson_says_what_it_shows(site):
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        pictures = PICTURE.findall((site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8"))
+        assert len(pictures) > 1
+        for picture in pictures:
+            (words,) = ALT.findall(picture)
+            assert len(words) >= 15, picture
+            assert "_images/" not in words, "Sphinx writes the file's name where there is no text"
