@@ -356,10 +356,11 @@ def visitor(address, browser):
     def visit(width=1280, height=900, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         context.on("request", lambda request: asked.append(request.url))
+        context.set_default_timeout(120_000)  # on a busy machine half a minute may be too short
         opened.append(context)
         tab = context.new_page()
         tab.goto(address)
-        tab.wait_for_selector("#answer section")
+        tab.wait_for_selector("#answer[aria-live] section")  # set last: from now on keys and clicks are heard
         return tab
 
     yield visit
