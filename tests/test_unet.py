@@ -159,29 +159,6 @@ def test_losses_by_hand():
     assert np.asarray(bce_dice_loss(mask, half))[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_presence_loss_asks_the_surest_pixels():
-    from busutils.models.losses import presence_loss
-
-    mask = np.zeros((2, 20, 20, 1), "float32")
-    mask[0, :5] = 1
-    prob = np.full_like(mask, 0.1)
-    prob[:, 3, :4] = 0.9  # four pixels are 1 %
-    losses = np.asarray(presence_loss(mask, prob, share=0.01))
-    assert losses == pytest.approx([-np.log(0.9), -np.log(0.1)], rel=1e-4)
-    assert np.asarray(presence_loss(mask, prob, share=0.02)) == pytest.approx([np.log(2)] * 2, rel=1e-4)
-
-
-def test_training_with_presence_ends_in_other_weights():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (8, 32, 32), dtype=np.uint8)
-    masks = np.zeros((8, 32, 32), bool)
-    masks[:4, 8:20, 8:20] = True
-    settings = {"size": 32, "filters": (4, 8), "epochs": 1, "validation_fraction": 0}
-    plain = models.UNetSegmenter(**settings).fit(images, masks)
-    present = models.UNetSegmenter(**settings, presence=1.0).fit(images, masks)
-    assert present.history_["loss"][0] > plain.history_["loss"][0]
-
-
 def test_augmentation_moves_image_and_mask_together():
     image = np.full((64, 64), 200, np.uint8)
     mask = np.zeros((64, 64), bool)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from busutils.models.engine import keras
 
-__all__ = ["bce_dice_loss", "dice_loss", "presence_loss"]
+__all__ = ["bce_dice_loss", "dice_loss"]
 
 ops = keras.ops
 
@@ -33,31 +31,6 @@ def dice_loss(mask, prob, smooth: float = 1.0):
     overlap = ops.sum(mask * prob, axis=(1, 2, 3))
     total = ops.sum(mask, axis=(1, 2, 3)) + ops.sum(prob, axis=(1, 2, 3))
     return 1 - (2 * overlap + smooth) / (total + smooth)
-
-
-def presence_loss(mask, prob, share: float = 0.001):
-    """Cross-entropy of one question: is there a lesion at all? The answer is the mean of the surest pixels.
-
-    On a normal image the Dice loss of a large false lesion is flat, and the cross-entropy of its pixels is shared among
-    all pixels; this term falls on those that decide whether anything is drawn.
-
-    Parameters
-    ----------
-    mask, prob : (N, H, W, 1) tensor
-        Reference (0 or 1) and predicted probability.
-    share : float, default 0.001
-        Of the pixels, the surest.
-
-    Returns
-    -------
-    (N,) tensor
-        One loss an image.
-    """
-    prob = ops.cast(prob, "float32")
-    n_pixels = math.prod(prob.shape[1:])
-    surest, _ = ops.top_k(ops.reshape(prob, (-1, n_pixels)), max(round(share * n_pixels), 1))
-    shown = ops.cast(ops.any(mask > 0, axis=(1, 2, 3)), "float32")
-    return ops.binary_crossentropy(shown, ops.mean(surest, axis=1))
 
 
 def bce_dice_loss(mask, prob):

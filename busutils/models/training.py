@@ -108,8 +108,6 @@ class UNetSegmenter(Segmenter):
         Peak rate of AdamW, reached after a warm-up of one epoch and lowered along a cosine.
     augmentation : float, default 1
         Strength of the random changes, see :func:`busutils.models.augment.augment`; 0 switches them off.
-    presence : float, default 0
-        Weight of :func:`busutils.models.losses.presence_loss`, which teaches to leave normal images alone.
     validation_fraction : float, default 0.15
         Share of the images, in whole groups, on which the epoch and the threshold are chosen. With 0 the last epoch and
         a threshold of one half are taken.
@@ -155,7 +153,6 @@ class UNetSegmenter(Segmenter):
         batch_size: int = 8,
         learning_rate: float = 2e-3,
         augmentation: float = 1.0,
-        presence: float = 0.0,
         validation_fraction: float = 0.15,
         min_area: float = 0.002,
         views: int = 1,
@@ -172,7 +169,6 @@ class UNetSegmenter(Segmenter):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.augmentation = augmentation
-        self.presence = presence
         self.validation_fraction = validation_fraction
         self.min_area = min_area
         self.views = views
@@ -392,7 +388,7 @@ class Training:
         """Build the network and its optimiser."""
         from busutils.models.encoder import names_of_encoder
         from busutils.models.engine import keras
-        from busutils.models.losses import bce_dice_loss, presence_loss
+        from busutils.models.losses import bce_dice_loss
         from busutils.models.optimizer import RatedAdamW
 
         segmenter = self.segmenter
@@ -413,11 +409,7 @@ class Training:
             ema_momentum=1 - 1 / max(self.steps, 2),
         )
 
-        def loss(mask, prob):
-            plain = bce_dice_loss(mask, prob)
-            return plain + segmenter.presence * presence_loss(mask, prob) if segmenter.presence else plain
-
-        self.network.compile(self.optimizer, loss=loss)
+        self.network.compile(self.optimizer, loss=bce_dice_loss)
         self.optimizer.build(self.network.trainable_variables)
 
     def run(self, checkpoint: str | os.PathLike[str] | None, progress: bool) -> None:
