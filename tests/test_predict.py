@@ -1,5 +1,4 @@
 import csv
-import io
 import random
 import shutil
 import signal
@@ -64,16 +63,6 @@ def test_masks_and_rows_agree_with_the_segmenter(tmp_path):
         np.testing.assert_array_equal(mask == 255, wanted)
         assert row.area_px == wanted.sum() == int(written["area_px"])
         assert written["error"] == "" and written["frame"] == ""
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 700), (64, 33)])
-def test_masks_are_png_files_that_others_read(shape):
-    mask = np.random.default_rng(0).uniform(size=shape) < 0.5
-    with Image.open(io.BytesIO(predict._png(np.uint8(255) * mask))) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "L")
-        picture.verify()  # check sums of all chunks
-    with Image.open(io.BytesIO(predict._png(np.uint8(255) * mask))) as picture:
-        np.testing.assert_array_equal(np.asarray(picture) == 255, mask)
 
 
 def described(mask, spacing=None, prob=None):

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import struct
 import threading
 import zlib
 from collections import Counter, deque
@@ -249,22 +248,11 @@ def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: n
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """A grey (H, W) or colour (H, W, 3) uint8 picture as a PNG file."""
-    if pixels.ndim == 3:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-        return buffer.getvalue()
-    # Pillow tries five filters on every line; masks need none, being long runs of one value.
-    height, width = pixels.shape
-    lines = np.zeros((height, 1 + width), np.uint8)  # a line begins with the number of its filter
-    lines[:, 1:] = pixels
-    packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # eight bits, grey, not interlaced
-    chunks = {b"IHDR": header, b"IDAT": packer.compress(lines) + packer.flush(), b"IEND": b""}
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in chunks.items()
-    )
+    buffer = io.BytesIO()
+    # Masks are long runs of one value, for which there is a strategy twice as fast, with smaller files.
+    options = {"compress_type": zlib.Z_RLE} if pixels.ndim == 2 else {"compress_level": 3}
+    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    return buffer.getvalue()
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

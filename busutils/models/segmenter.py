@@ -306,9 +306,7 @@ class Segmenter(BaseEstimator):
             block = checked[start : start + 64]
             squares = np.stack([resize_image(image, self.size) for image in block])
             probs = np.asarray(self._square_proba(squares), dtype=np.float32)
-            for prob, image in zip(probs, block, strict=True):
-                full = resize_map(prob, image.shape)
-                maps.append(np.clip(full, 0, 1, out=full))
+            maps += [np.clip(resize_map(prob, image.shape), 0, 1) for prob, image in zip(probs, block, strict=True)]
         return self._like(images, maps, np.float32)
 
     def predict(self, images: Images) -> np.ndarray | list[np.ndarray]:
