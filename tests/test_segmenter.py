@@ -2,9 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import ndimage
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -111,12 +108,6 @@ def test_clean_mask_keeps_what_is_large_enough_and_leaves_its_input_alone():
     assert clean_mask(mask_two, largest=True).sum() == 36
     np.testing.assert_array_equal(mask, before)
     assert not clean_mask(np.zeros((4, 4), bool), min_area=0.1).any()
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.2, 0.9))
-def test_holes_are_what_no_way_along_the_sides_of_pixels_leads_out_of(seed, share):
-    mask = np.random.default_rng(seed).uniform(size=(13, 9)) < share
-    np.testing.assert_array_equal(clean_mask(mask), ndimage.binary_fill_holes(mask))
 
 
 def test_doubtful_regions_are_dropped_and_sure_ones_kept():

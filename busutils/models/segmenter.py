@@ -132,7 +132,7 @@ def clean_mask(
         return cleaned
     # Holes and regions lie within the lesions' bounding box, which is a small part of most images.
     box = tuple(slice(line.argmax(), line.size - line[::-1].argmax()) for line in (mask.any(axis=1), mask.any(axis=0)))
-    part = _without_holes(mask[box]) if fill else mask[box]
+    part = ndimage.binary_fill_holes(mask[box]) if fill else mask[box]
     if min_area > 0 or largest or min_confidence > 0:
         regions, _ = ndimage.label(part, structure=np.ones((3, 3)))
         areas = np.bincount(regions.ravel())
@@ -147,16 +147,6 @@ def clean_mask(
         part = keep[regions]
     cleaned[box] = part
     return cleaned
-
-
-def _without_holes(mask: np.ndarray) -> np.ndarray:
-    """As ``scipy.ndimage.binary_fill_holes`` does, in one pass over the background instead of one a pixel of its depth."""
-    background, n_parts = ndimage.label(~mask)
-    is_hole = np.ones(n_parts + 1, bool)
-    for border in (background[0], background[-1], background[:, 0], background[:, -1]):
-        is_hole[border] = False
-    is_hole[0] = True  # the mask itself
-    return is_hole[background]
 
 
 def mean_of_views(
