@@ -304,10 +304,8 @@ def speed_table() -> str:
         f"- {engine} makes `busutils predict` {times['loop, batches of 8']} times as fast as a plain loop over Keras' `predict` in "
         f"batches of 8 with the same reading and writing, {times['loop, one by one']} times as fast as one image at a time.",
         f"- The whole takes {alone[0]:.2f} times as long as the network alone on all {cores} cores, the slowest stage, and "
-        f"{alone[1]:.2f} times as long as on one core. It keeps {ours['cpu_ms'] / ours['ms']:.2f} cores busy: what is left is "
-        f"work, not waiting. One after the other on one core, in ms: "
-        + ", ".join(f"{row.what} {row.cpu_ms:.1f}" for row in stages.itertuples())
-        + ".",
+        f"{alone[1]:.2f} times as long as on one core. It keeps {ours['cpu_ms'] / ours['ms']:.2f} cores busy. One after the "
+        f"other on one core, in ms: " + ", ".join(f"{row.what} {row.cpu_ms:.1f}" for row in stages.itertuples()) + ".",
     ]
     memory = table[table["part"] == "memory"].sort_values("images")
     if len(memory) > 1:
