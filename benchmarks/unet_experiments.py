@@ -1,22 +1,26 @@
-"""What a leak does to a score, and what simulated images are worth before real ones.
+"""What a leak does to a score, what simulated images are worth before real ones, and which training travels.
 
-Two experiments with the light U-Net on BUSI, each scored on images it never saw:
+Experiments with the light U-Net on BUSI, each scored on images it never saw:
 
 - ``leak``: lesion images are split at random, one fifth for the test, as most publications do. The network is trained
   twice: on images among which are near-copies of test images (their group in ``datasets/folds/busi.csv``), and on as many
   images without any. Both are scored on the same test images, those whose copy was in training told apart from the others.
 - ``pretraining``: 16, 64 and 256 training images of folds 1 to 4, from scratch and from the weights ``phantom-light``, which
-  saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5.
+  saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5;
+- ``abroad``: four trainings on the lesion images of folds 1 to 4, in equally many steps: with random changes of geometry only;
+  with those of grey values as well (gamma, gain, speckle, resolution), as the package's recipe has them; so, with as many
+  simulated images mixed in; so, begun with ``phantom-light``. Scored at home (fold 5) and on BUS-BRA's fold 5.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
 
-Usage: python benchmarks/unet_experiments.py leak pretraining [--seeds 3] [--epochs 40] [--size 128]
+Usage: python benchmarks/unet_experiments.py leak pretraining abroad [--seeds 3] [--epochs 40] [--size 128]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -70,9 +74,32 @@ def pretraining(busi: datasets.LesionDataset, seeds: int, settings: dict[str, An
     return pd.concat(tables)
 
 
-EXPERIMENTS = {"leak": leak, "pretraining": pretraining}
-X_OF = {"leak": "image", "pretraining": "n_train"}
-X_LABELS = {"leak": "test image", "pretraining": "real training images"}
+def abroad(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
+    """Train in four ways at home, and test at home and in another hospital."""
+    train, home = busi.split(5)
+    _, away = datasets.load("bus-bra").split(5)
+    lesions = train.lesions()
+    phantoms = datasets.load(f"phantom?n={2 * len(lesions)}").lesions()
+    mixed = datasets.concatenate(lesions, phantoms.subset(range(len(lesions))))
+    ways: dict[str, tuple[datasets.LesionDataset, dict[str, Any]]] = {
+        "geometry only": (lesions, {"augmentation": (1.0, 0.0)}),
+        "geometry and grey values": (lesions, {}),
+        "phantoms mixed in": (mixed, {"epochs": math.ceil(settings["epochs"] * len(lesions) / len(mixed))}),
+        "phantoms first": (lesions, {"start": "phantom-light"}),
+    }
+    tables = []
+    for seed, (name, (images, changes)) in itertools.product(range(seeds), ways.items()):
+        fitted = models.fit_on(models.UNetSegmenter(**{**settings, **changes}, seed=seed), images, progress=True)
+        for target in (home.lesions(), away.lesions()):
+            table = evaluation.evaluate(fitted, target)
+            tables.append(table.assign(setting=name, target=target.name, seed=seed, n_train=len(images)))
+            print(f"seed {seed}, {name}, {target.name}: {table['dice'].mean():.3f}", flush=True)
+    return pd.concat(tables)
+
+
+EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "abroad": abroad}
+X_OF = {"leak": "image", "pretraining": "n_train", "abroad": "target"}
+X_LABELS = {"leak": "test image", "pretraining": "real training images", "abroad": "tested on"}
 
 
 def draw() -> plt.Figure:
@@ -84,8 +111,8 @@ def draw() -> plt.Figure:
         means = evaluation.summarise(table, ["setting", X_OF[name]])
         places = {value: place for place, value in enumerate(table[X_OF[name]].unique())}
         for index, (setting, part) in enumerate(means.groupby("setting", sort=False)):
-            x = part[X_OF[name]].map(places) + 0.16 * (index - 0.5)
-            colour = plotting.COLOURS[("U-Net", "K-Means, improved")[index]]
+            x = part[X_OF[name]].map(places) + 0.16 * (index - (means["setting"].nunique() - 1) / 2)
+            colour = plotting.LINES[index]
             error = np.abs(part[["dice_low", "dice_high"]].to_numpy().T - part["dice"].to_numpy())
             axis.errorbar(x, part["dice"], error, fmt="o", color=colour, label=setting, capsize=3)
         n = table.groupby(X_OF[name])["id"].nunique() if name == "leak" else None

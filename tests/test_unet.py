@@ -189,6 +189,27 @@ def test_augmentation_without_strength_only_mirrors():
     assert kinds == {True, False}
 
 
+def test_augmentation_of_geometry_and_of_grey_values_is_set_apart():
+    image, mask = np.full((32, 32), 100, np.uint8), np.zeros((32, 32), bool)
+    image[8:20, 10:18], mask[8:20, 10:18] = 40, True
+
+    def changed(strength):
+        return augment(image, mask, np.random.default_rng(1), strength=strength)
+
+    grey_only, unmoved = changed((0, 1))
+    moved_only, moved = changed((1, 0))
+    both, moved_as_well = changed(1)
+    assert unmoved.sum() == mask.sum() and not np.isin(grey_only, image).all()
+    assert (moved == moved_as_well).all() and (moved != unmoved).any()
+    assert moved_only.max() == pytest.approx(100, abs=1e-3) and not np.allclose(moved_only, both)
+
+
+@pytest.mark.parametrize("wrong", [(1, 1, 1), -1, (1, -0.5)])
+def test_augmentation_of_impossible_strength_is_named(wrong):
+    with pytest.raises(ValueError, match="two: for geometry and for grey values"):
+        augment(np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool), np.random.default_rng(0), strength=wrong)
+
+
 def test_augmentation_is_a_function_of_its_random_state():
     images, masks = np.arange(512, dtype=np.uint8).reshape(2, 16, 16), np.ones((2, 16, 16), bool)
     first = augment_batch(images, masks, np.random.default_rng(3))

@@ -41,8 +41,33 @@ def _grey(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.nd
     return np.clip(values, 0, 1) * 255
 
 
+def strengths(given: float | tuple[float, float]) -> tuple[float, float]:
+    """Return the strengths of the changes of geometry and of grey values.
+
+    Parameters
+    ----------
+    given : float or pair of float
+        One number for both, or one each.
+
+    Returns
+    -------
+    geometry, grey : float
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or negative.
+    """
+    values = np.ravel(given).astype(float)
+    if values.size not in (1, 2) or not (values >= 0).all():
+        raise ValueError(
+            f"augmentation {given!r} must be a number of at least 0, or two: for geometry and for grey values"
+        )
+    return float(values[0]), float(values[-1])
+
+
 def augment(
-    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, strength: float | tuple[float, float] = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Change one square training image at random, and its mask with it.
 
@@ -54,8 +79,8 @@ def augment(
         Its lesion.
     rng : numpy.random.Generator
         Source of chance; the same state gives the same result.
-    strength : float, default 1
-        Scales all changes; 0 leaves a possible mirror image only.
+    strength : float or pair of float, default 1
+        Scales all changes, or those of geometry and of grey values; 0 leaves a possible mirror image only.
 
     Returns
     -------
@@ -63,15 +88,20 @@ def augment(
         In [0, 255].
     mask : (S, S) bool ndarray
     """
-    matrix, offset = _geometry(rng, image.shape[0], strength)
+    geometry, grey = strengths(strength)
+    matrix, offset = _geometry(rng, image.shape[0], geometry)
     moved = ndimage.affine_transform(image.astype(np.float32), matrix, offset, order=1)
     # A mask is moved as a map from 0 to 1 and cut at one half: its border stays as smooth as it was.
     truth = ndimage.affine_transform(mask.astype(np.float32), matrix, offset, order=1) >= 0.5
-    return _grey(moved, rng, strength).astype(np.float32), truth
+    return _grey(moved, rng, grey).astype(np.float32), truth
 
 
 def augment_batch(
-    images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0
+    images: np.ndarray,
+    masks: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    strength: float | tuple[float, float] = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Apply :func:`augment` to every image of a stack.
 
@@ -83,8 +113,8 @@ def augment_batch(
         Their lesions.
     rng : numpy.random.Generator
         Source of chance.
-    strength : float, default 1
-        Scales all changes.
+    strength : float or pair of float, default 1
+        As in :func:`augment`.
 
     Returns
     -------

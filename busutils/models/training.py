@@ -20,7 +20,7 @@ import pandas as pd
 
 from busutils import jobs, metrics
 from busutils.datasets.pixels import resize_image, resize_mask
-from busutils.models.augment import augment_batch
+from busutils.models.augment import augment_batch, strengths
 from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, mean_of_views
 
 __all__ = ["PRESETS", "UNetSegmenter", "validation_groups"]
@@ -106,8 +106,9 @@ class UNetSegmenter(Segmenter):
         Images a step.
     learning_rate : float, default 2e-3
         Peak rate of AdamW, reached after a warm-up of one epoch and lowered along a cosine.
-    augmentation : float, default 1
-        Strength of the random changes, see :func:`busutils.models.augment.augment`; 0 switches them off.
+    augmentation : float or pair of float, default 1
+        Strength of the random changes, or of those of geometry and of grey values, see
+        :func:`busutils.models.augment.augment`; 0 switches them off.
     validation_fraction : float, default 0.15
         Share of the images, in whole groups, on which the epoch and the threshold are chosen. With 0 the last epoch and
         a threshold of one half are taken.
@@ -152,7 +153,7 @@ class UNetSegmenter(Segmenter):
         epochs: int = 40,
         batch_size: int = 8,
         learning_rate: float = 2e-3,
-        augmentation: float = 1.0,
+        augmentation: float | tuple[float, float] = 1.0,
         validation_fraction: float = 0.15,
         min_area: float = 0.002,
         views: int = 1,
@@ -468,6 +469,7 @@ class Training:
         from busutils.models.engine import keras
 
         training, segmenter = self, self.segmenter
+        augmented = any(strengths(segmenter.augmentation))
         order = np.random.default_rng([segmenter.seed, epoch]).permutation(len(self.images))
         # All batches have one size, or the graph would be traced twice: the last is filled up from the first.
         order = np.resize(order, self.steps * segmenter.batch_size)
@@ -479,7 +481,7 @@ class Training:
             def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
                 chosen = order[step * segmenter.batch_size : (step + 1) * segmenter.batch_size]
                 images, masks = training.images[chosen], training.masks[chosen]
-                if segmenter.augmentation > 0:
+                if augmented:
                     rng = np.random.default_rng([segmenter.seed, epoch, step])
                     images, masks = augment_batch(images, masks, rng, strength=segmenter.augmentation)
                 return images[..., None].astype(np.float32), masks[..., None].astype(np.float32)
