@@ -402,6 +402,7 @@ def written(text: str) -> str:
         "transfer": transfer_table(),
         "sources": sources_table(),
         "shift": shift_table(),
+        "abroad": abroad_table(),
         "maps": maps_table(),
         "speed": speed_table(),
         "visitors": visitors_line(),
@@ -443,7 +444,8 @@ PLAIN = {
     "phantom_gallery": "None of these scans is of a person: a program simulates tissue, lesion and scanner, so that the true outline "
     "is known exactly and the pictures may be given to anybody.",
     "unet_experiments": "On the left, an examination some of whose questions were seen before: does the network that saw them do "
-    "better on them? On the right, what practice on simulated scans is worth before few or many real ones: most where real ones are few.",
+    "better on them? In the middle, what practice on simulated scans is worth before few or many real ones: most where real ones are few. "
+    "On the right, four ways to train on the scans of one hospital, each examined there and in another one.",
     "unet_peers": "How good each network is after how much computing. A curve that rises earlier learns with less computing.",
 }
 
