@@ -136,6 +136,14 @@ def folds_table() -> str:
     return "\n".join([*lines, "", f"Normal images left alone: {silent}."])
 
 
+def means(table: pd.DataFrame, column: str) -> list[str]:
+    """Mean Dice for every value of a column, with intervals over groups and trainings."""
+    return [
+        str(evaluation.bootstrap_mean(part["dice"], part["group"], trainings=part["seed"]))
+        for _, part in table.groupby(column, sort=False)
+    ]
+
+
 def gain(table: pd.DataFrame, column: str, first: str, second: str) -> str:
     """How much more Dice the first has than the second, image by image, with its interval over groups.
 
@@ -157,10 +165,7 @@ def pretraining_table() -> str:
     table = table[table["mask_area"] > 0]
     lines = ["| Real images | From scratch | Phantoms first | Difference | Trainings each |", "|---|---|---|---|---|"]
     for n, part in table.groupby("n_train"):
-        cells = [
-            str(evaluation.bootstrap_mean(chosen["dice"], chosen["group"], trainings=chosen["seed"]))
-            for _, chosen in part.groupby("setting", sort=False)
-        ]
+        cells = means(part, "setting")
         told = gain(part, "setting", "phantoms first", "from scratch")
         lines.append(f"| {n} | {' | '.join(cells)} | {told} | {part['seed'].nunique()} |")
     return "\n".join(lines)
@@ -176,10 +181,7 @@ def abroad_table() -> str:
     heads = [f"Dice on {target}" for target in targets] + [f"Difference on {target}" for target in targets]
     lines = [f"| Training on BUSI | {' | '.join(heads)} | Trainings |", "|---" * (len(heads) + 2) + "|"]
     for setting, part in table.groupby("setting", sort=False):
-        cells = [
-            str(evaluation.bootstrap_mean(chosen["dice"], chosen["group"], trainings=chosen["seed"]))
-            for _, chosen in part.groupby("target", sort=False)
-        ]
+        cells = means(part, "target")
         for target in targets:
             there = table[table["target"] == target]
             cells.append("" if setting == RECIPE else gain(there, "setting", setting, RECIPE))
