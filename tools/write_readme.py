@@ -434,7 +434,7 @@ PLAIN = {
     "blob on every scan without looking: a method that does not beat it has understood nothing.",
     "lesson_03_scores": "As above, with networks that learned from examples. Look at the dots at zero, not at the mean alone: those "
     "are lesions that were not found.",
-    "lesson_03_unet_masks": "The worst and the best drawings of one network. The best hardly differ from the truth, the worst mark "
+    "lesson_03_unet_masks": "The worst and the best drawings of one network. The best follow the truth closely, the worst mark "
     "another place: a single mean describes neither.",
     "lesson_04_matrix": "Each row is a method, each column a scanner. A method that is good in one column and poor in the next has "
     "learned the scanner as much as the lesion.",
