@@ -129,17 +129,10 @@ def calls_of_openvino(size: int, batch: int, folder: Path) -> Callable[[np.ndarr
 
 
 def calls_of_monai(size: int, batch: int, folder: Path) -> Callable[[np.ndarray], Any]:
-    import monai
     import torch
+    from monai_unet import monai_unet
 
-    network = monai.networks.nets.UNet(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        channels=(16, 32, 64, 128, 256),
-        strides=(2, 2, 2, 2),
-        num_res_units=2,
-    ).eval()
+    network = monai_unet().eval()
 
     def call(images: np.ndarray) -> Any:
         with torch.inference_mode():

@@ -1,6 +1,6 @@
-"""What a leak does to a score, what simulated images are worth before real ones, and which training travels.
+"""What a leak does to a score, what simulated images are worth before real ones, which training travels, and what chance does.
 
-Experiments with the light U-Net on BUSI, each scored on images it never saw:
+Experiments on BUSI, each scored on images that were never seen; all but the last with the light U-Net:
 
 - ``leak``: lesion images are split at random, one fifth for the test, as most publications do. The network is trained
   twice: on images among which are near-copies of test images (their group in ``datasets/folds/busi.csv``), and on as many
@@ -9,12 +9,15 @@ Experiments with the light U-Net on BUSI, each scored on images it never saw:
   saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5;
 - ``abroad``: four trainings on the lesion images of folds 1 to 4, in equally many steps: with random changes of geometry only;
   with those of grey values as well (gamma, gain, speckle, resolution), as the package's recipe has them; so, with as many
-  simulated images mixed in; so, begun with ``phantom-light``. Scored at home (fold 5) and on BUS-BRA's fold 5.
+  simulated images mixed in; so, begun with ``phantom-light``. Scored at home (fold 5) and on BUS-BRA's fold 5;
+- ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained several times on folds 1 to 4 with
+  nothing changed but the seed, which also picks the validation groups. Scored on fold 5, normal images included: each
+  alone on the image as it is, each with its test-time views, all together, and all together with ``bus-all``.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
 
-Usage: python benchmarks/unet_experiments.py leak pretraining abroad [--seeds 3] [--epochs 40] [--size 128]
+Usage: python benchmarks/unet_experiments.py leak pretraining abroad seeds [--seeds 3] [--epochs 40] [--size 128]
 """
 
 from __future__ import annotations
@@ -97,9 +100,39 @@ def abroad(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -
     return pd.concat(tables)
 
 
-EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "abroad": abroad}
-X_OF = {"leak": "image", "pretraining": "n_train", "abroad": "target"}
-X_LABELS = {"leak": "test image", "pretraining": "real training images", "abroad": "tested on"}
+def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
+    """Train one recipe with several seeds; score the networks one by one and together."""
+    train, test = busi.split(5)
+    images, masks = test.load_arrays(256)
+    tables: dict[str, list[pd.DataFrame]] = {"one view": [], "four views": [], "four views, and bus-all": []}
+
+    def score(segmenter: models.Segmenter, probs: np.ndarray, setting: str, networks: str, seed: int) -> None:
+        table = evaluation.score_masks(test, masks, segmenter.masks_from(probs))
+        tables[setting].append(
+            table.assign(setting=setting, networks=networks, seed=seed, n_train=len(train), size=256)
+        )
+        print(f"{networks}, {setting}: {table.loc[table['mask_area'] > 0, 'dice'].mean():.3f}", flush=True)
+
+    members, maps = [], []
+    for seed in range(seeds):
+        recipe = models.UNetSegmenter.preset("encoder", epochs=settings["epochs"], seed=seed)
+        member = models.fit_on(recipe, train, progress=True)
+        members.append(member)
+        maps.append(member.predict_proba(images))
+        score(member, maps[-1], "four views", f"seed {seed}", seed)
+        views, member.views = member.views, 1
+        score(member, member.predict_proba(images), "one view", f"seed {seed}", seed)
+        member.views = views
+    score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "four views", "together", 0)
+    members.append(models.load_weights("bus-all"))
+    maps.append(members[-1].predict_proba(images))
+    score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "four views, and bus-all", "together", 0)
+    return pd.concat([table for parts in tables.values() for table in parts])
+
+
+EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "abroad": abroad, "seeds": seeds}
+X_OF = {"leak": "image", "pretraining": "n_train", "abroad": "target", "seeds": "networks"}
+X_LABELS = {"leak": "test image", "pretraining": "real training images", "abroad": "tested on", "seeds": "trained with"}
 
 
 def draw() -> plt.Figure:
@@ -138,7 +171,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.experiments:
         table = EXPERIMENTS[name](datasets.load("busi"), given.seeds, {"epochs": given.epochs, "size": given.size})
-        table = table.assign(size=given.size, epochs=given.epochs).round(4)
+        table = table.assign(size=table.get("size", given.size), epochs=given.epochs).round(4)
         with jobs.atomic_path(FIGURES / f"unet_{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
         print(evaluation.summarise(table, ["setting", X_OF[name]]).round(3).to_string())

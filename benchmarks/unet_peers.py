@@ -84,16 +84,10 @@ def epochs_of_monai(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Pr
     """Train MONAI's network with MONAI's losses and augmentation."""
     import monai
     import torch
+    from monai_unet import monai_unet
 
     monai.utils.set_determinism(seed)
-    network = monai.networks.nets.UNet(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        channels=(16, 32, 64, 128, 256),
-        strides=(2, 2, 2, 2),
-        num_res_units=2,
-    )
+    network = monai_unet()
     loss = monai.losses.DiceCELoss(sigmoid=True)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     keys = ["image", "mask"]

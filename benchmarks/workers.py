@@ -1,9 +1,9 @@
 """How much faster two processes are than one: the K-Means part of the matrix, from empty caches, in one run.
 
 The images are decoded beforehand, so that both runs start alike, and the tables of both are compared to the last digit.
-Writes figures/workers.csv: ``processes, seconds, speed_up``.
+Writes figures/workers.csv: ``processes, seconds, speed_up, targets``.
 
-Usage: python benchmarks/workers.py [--processes 1 2]
+Usage: python benchmarks/workers.py [--processes 1 2] [--targets busi stu]
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ FIGURES = Path(__file__).parents[1] / "figures"
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--targets", nargs="+", help="test sets; those of the matrix by default")
     given = parser.parse_args()
     matrix = evaluation.BenchmarkSpec.read(Path(__file__).with_name("matrix.yaml"))
     kmeans = {name: method for name, method in matrix.methods.items() if method["kind"] == "kmeans"}
-    spec = evaluation.BenchmarkSpec(kmeans, matrix.sources, matrix.targets, matrix.seeds, matrix.folds, matrix.size)
+    targets = given.targets or matrix.targets
+    spec = evaluation.BenchmarkSpec(kmeans, matrix.sources, targets, matrix.seeds, matrix.folds, matrix.size)
     rows, first = [], None
     for processes in given.processes:
         with tempfile.TemporaryDirectory() as cache:
@@ -41,7 +43,7 @@ def main() -> None:
             first = table
         pd.testing.assert_frame_equal(table, first, check_exact=True)
         rows.append({"processes": processes, "seconds": round(seconds, 1)})
-        rows[-1]["speed_up"] = round(rows[0]["seconds"] / seconds, 2)
+        rows[-1] |= {"speed_up": round(rows[0]["seconds"] / seconds, 2), "targets": " ".join(spec.targets)}
         print(rows[-1], flush=True)
     with jobs.atomic_path(FIGURES / "workers.csv") as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)

@@ -55,3 +55,21 @@ def test_a_stopped_ensemble_does_not_train_finished_members_again(discs, tmp_pat
 def test_an_ensemble_of_none_is_refused(discs):
     with pytest.raises(ValueError, match="at least one member"):
         models.EnsembleSegmenter(members=0).fit(*discs)
+
+
+def test_trained_networks_are_joined(ensemble, discs, tmp_path):
+    images, _ = discs
+    joined = models.EnsembleSegmenter.of(ensemble.members_)
+    np.testing.assert_array_equal(joined.predict(images[:4]), ensemble.predict(images[:4]))
+    loaded = models.load(joined.save(tmp_path / "joined.npz"))
+    np.testing.assert_array_equal(loaded.predict_proba(images[:4]), ensemble.predict_proba(images[:4]))
+    alone = models.EnsembleSegmenter.of(ensemble.members_[1:])
+    np.testing.assert_array_equal(alone.predict(images[:4]), ensemble.members_[1].predict(images[:4]))
+
+
+def test_networks_of_different_kinds_are_not_joined(ensemble):
+    other = models.UNetSegmenter(size=64, filters=(4, 8, 16), views=2)
+    with pytest.raises(ValueError, match="differ in size, views"):
+        models.EnsembleSegmenter.of([ensemble.members_[0], other])
+    with pytest.raises(ValueError, match="at least one member"):
+        models.EnsembleSegmenter.of([])

@@ -14,6 +14,8 @@ from busutils.models.training import UNetSegmenter
 
 __all__ = ["EnsembleSegmenter"]
 
+_SHARED = ("size", "filters", "encoder", "dropout", "views", "min_area", "precision")  # what members must agree in
+
 
 class EnsembleSegmenter(Segmenter):
     """Mean probability of U-Nets trained on the same images with different seeds.
@@ -57,6 +59,39 @@ class EnsembleSegmenter(Segmenter):
         self.changes = changes
         self.members = members
         self.seed = seed
+
+    @classmethod
+    def of(cls, members: Sequence[UNetSegmenter]) -> EnsembleSegmenter:
+        """Join U-Nets that were trained already, such as shipped weights and your own.
+
+        Parameters
+        ----------
+        members : sequence of UNetSegmenter
+            Fitted ones that build the same network. They may have been trained differently; the settings that are saved with
+            the ensemble are those of the first.
+
+        Returns
+        -------
+        EnsembleSegmenter
+            Ready to predict.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or they differ in what shapes their answers.
+        """
+        if not members:
+            raise ValueError("an ensemble needs at least one member: give fitted U-Nets")
+        told = [{**member.get_params(deep=False), "filters": tuple(member.filters)} for member in members]
+        differing = [name for name in _SHARED if any(params[name] != told[0][name] for params in told)]
+        if differing:
+            raise ValueError(f"the members differ in {', '.join(differing)}: an ensemble takes U-Nets of one kind")
+        changes = {name: value for name, value in told[0].items() if name != "seed"}
+        ensemble = cls(changes=changes, members=len(members), seed=told[0]["seed"])
+        ensemble.members_ = list(members)
+        ensemble._settle()
+        ensemble.fitted_ = True
+        return ensemble
 
     def _member(self, index: int) -> UNetSegmenter:
         return UNetSegmenter.preset(self.preset, **{**(self.changes or {}), "seed": self.seed + index})
