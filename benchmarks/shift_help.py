@@ -14,7 +14,7 @@ Every help is tried alone on the shipped weights ``busi-light`` and ``busi-encod
 
 All but the first two rows keep regions of little confidence, so that each is compared with ``without the cut-off``.
 Writes figures/shift_help.csv, one row an image, and figures/shift_help_pairs.csv, the paired differences with p-values
-after Holm.
+after Holm. Rows of weights that are not asked for stay.
 
 Usage: python benchmarks/shift_help.py [--weights busi-light busi-encoder] [--seeds 3]
 """
@@ -35,6 +35,7 @@ from busutils.models.engine import keras
 FIGURES = Path(__file__).parents[1] / "figures"
 LEVELS = np.linspace(0, 1, 257)
 BASE = "without the cut-off"
+COLUMNS = "weights method seed id label group source dice iou hd95 nsd mask_area pred_area".split()
 
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -137,24 +138,13 @@ def main() -> None:
     home, _ = datasets.load("busi").split(5)
     pool, target = datasets.load("bus-bra").split(5)
     table = pd.concat(helps(weights, home, pool, target, given.seeds) for weights in given.weights)
-    with jobs.atomic_path(FIGURES / "shift_help.csv") as temporary:
-        table[
-            [
-                "weights",
-                "method",
-                "seed",
-                "id",
-                "label",
-                "group",
-                "source",
-                "dice",
-                "iou",
-                "hd95",
-                "nsd",
-                "mask_area",
-                "pred_area",
-            ]
-        ].round(4).to_csv(temporary, index=False)
+    target_file = FIGURES / "shift_help.csv"
+    table = table[COLUMNS].round(4)
+    if target_file.exists():
+        before = pd.read_csv(target_file)
+        table = pd.concat([before[~before["weights"].isin(given.weights)], table])
+    with jobs.atomic_path(target_file) as temporary:
+        table.to_csv(temporary, index=False)
     against_base = []
     for weights, part in table.groupby("weights", sort=False):
         pairs = evaluation.compare_all(part)

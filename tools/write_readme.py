@@ -26,6 +26,7 @@ FOLDS = FIGURES / "busi_folds.csv"
 TRANSFER = FIGURES / "transfer.csv"
 PRETRAINING = FIGURES / "unet_pretraining.csv"
 ABROAD = FIGURES / "unet_abroad.csv"
+SEEDS = FIGURES / "unet_seeds.csv"
 SHIFT = FIGURES / "shift_help_pairs.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
@@ -168,6 +169,29 @@ def pretraining_table() -> str:
         cells = means(part, "setting")
         told = gain(part, "setting", "phantoms first", "from scratch")
         lines.append(f"| {n} | {' | '.join(cells)} | {told} | {part['seed'].nunique()} |")
+    return "\n".join(lines)
+
+
+def seeds_table() -> str:
+    """What the seed does to a score, and what more views and more networks add."""
+    table = pd.read_csv(SEEDS)
+    n = table.loc[table["networks"] != "together", "seed"].nunique()
+    names = {
+        "one view": "one alone, without test-time views",
+        "four views": "one alone, as the recipe has it",
+        "four views, together": f"all {n} together",
+        "four views, and bus-all, together": f"all {n} and `bus-all` together",
+    }
+    kind = table["setting"] + table["networks"].eq("together").map({True: ", together", False: ""})
+    lines = ["| Networks | Dice | Seed by seed | Missed | Left alone |", "|---|---|---|---|---|"]
+    for name in names:
+        part = table[kind == name]
+        lesions, normals = part[part["mask_area"] > 0], part[part["mask_area"] == 0]
+        mean = evaluation.bootstrap_mean(lesions["dice"], lesions["group"], trainings=lesions["seed"])
+        each = lesions.groupby("seed")["dice"].mean()
+        by_seed = ", ".join(f"{value:.3f}" for value in each) if len(each) > 1 else ""
+        missed, silent = (lesions["dice"] < 0.1).mean(), (normals["pred_area"] == 0).mean()
+        lines.append(f"| {names[name]} | {mean} | {by_seed} | {missed:.1%} | {silent:.1%} |")
     return "\n".join(lines)
 
 
@@ -400,6 +424,7 @@ def written(text: str) -> str:
         "lessons": lessons_table(),
         "weights": weights_table(),
         "folds": folds_table(),
+        "seeds": seeds_table(),
         "pretraining": pretraining_table(),
         "transfer": transfer_table(),
         "sources": sources_table(),
