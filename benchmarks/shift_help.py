@@ -35,7 +35,21 @@ from busutils.models.engine import keras
 FIGURES = Path(__file__).parents[1] / "figures"
 LEVELS = np.linspace(0, 1, 257)
 BASE = "without the cut-off"
-COLUMNS = "weights method seed id label group source dice iou hd95 nsd mask_area pred_area".split()
+COLUMNS = [
+    "weights",
+    "method",
+    "seed",
+    "id",
+    "label",
+    "group",
+    "source",
+    "dice",
+    "iou",
+    "hd95",
+    "nsd",
+    "mask_area",
+    "pred_area",
+]
 
 Change = Callable[[np.ndarray], np.ndarray]
 
