@@ -10,9 +10,10 @@ Experiments on BUSI, each scored on images that were never seen; all but the las
 - ``abroad``: four trainings on the lesion images of folds 1 to 4, in equally many steps: with random changes of geometry only;
   with those of grey values as well (gamma, gain, speckle, resolution), as the package's recipe has them; so, with as many
   simulated images mixed in; so, begun with ``phantom-light``. Scored at home (fold 5) and on BUS-BRA's fold 5;
-- ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained several times on folds 1 to 4 with
-  nothing changed but the seed, which also picks the validation groups. Scored on fold 5, normal images included: each
-  alone on the image as it is, each with its test-time views, all together, and all together with ``bus-all``.
+- ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained on folds 1 to 4 with other seeds than
+  the shipped ``busi-encoder``, which is the first of them; a seed also picks the validation groups. Scored on fold 5,
+  normal images included: each alone on the image as it is, each with its test-time views, all together, and all together
+  with ``bus-all``.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
@@ -116,12 +117,13 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
     members, maps = [], []
     for seed in range(seeds):
         recipe = models.UNetSegmenter.preset("encoder", epochs=settings["epochs"], seed=seed)
-        member = models.fit_on(recipe, train, progress=True)
+        member = models.fit_on(recipe, train, progress=True) if seed else models.load_weights("busi-encoder")
+        name = f"seed {seed}, {member.epochs} epochs"
         members.append(member)
         maps.append(member.predict_proba(images))
-        score(member, maps[-1], "four views", f"seed {seed}", seed)
+        score(member, maps[-1], "four views", name, seed)
         views, member.views = member.views, 1
-        score(member, member.predict_proba(images), "one view", f"seed {seed}", seed)
+        score(member, member.predict_proba(images), "one view", name, seed)
         member.views = views
     score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "four views", "together", 0)
     members.append(models.load_weights("bus-all"))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busutils.evaluation import SIZE_BANDS, add_size_band, compare, compare_all, holm, rank_methods
+from busutils.evaluation import compare, compare_all, holm, rank_methods
 
 
 def table_of(**methods):
@@ -61,9 +61,3 @@ def test_methods_on_different_images_are_refused():
     table = table_of(a=[0.1, 0.2], b=[0.3, 0.4]).iloc[:3]
     with pytest.raises(ValueError, match="same images"):
         compare_all(table)
-
-
-def test_bands_of_size():
-    banded = add_size_band(pd.DataFrame({"mask_area": [0.0, 0.03, 0.031, 0.5]}))
-    assert banded["size"].isna().tolist() == [True, False, False, False]
-    assert banded["size"].dropna().tolist() == list(SIZE_BANDS)

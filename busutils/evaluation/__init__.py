@@ -17,10 +17,12 @@ from busutils.evaluation.evaluate import (
     score_masks,
     summarise,
 )
-from busutils.evaluation.ranking import SIZE_BANDS, add_size_band, compare_all, holm, rank_methods
+from busutils.evaluation.ranking import compare_all, holm, rank_methods
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
+from busutils.evaluation.strata import CONTRAST_BANDS, SIZE_BANDS, add_descriptors, add_size_band, lesion_contrast
 
 __all__ = [
+    "CONTRAST_BANDS",
     "ENTRY_HEAD",
     "SIZE_BANDS",
     "BenchmarkSpec",
@@ -28,6 +30,7 @@ __all__ = [
     "EvaluationError",
     "Interval",
     "SpecError",
+    "add_descriptors",
     "add_size_band",
     "bootstrap_mean",
     "compare",
@@ -40,6 +43,7 @@ __all__ = [
     "expected_calibration_error",
     "fit_temperature",
     "holm",
+    "lesion_contrast",
     "rank_methods",
     "reliability",
     "run_benchmark",

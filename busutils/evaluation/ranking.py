@@ -11,31 +11,7 @@ import pandas as pd
 
 from busutils.evaluation.statistics import compare
 
-__all__ = ["SIZE_BANDS", "add_size_band", "compare_all", "holm", "rank_methods"]
-
-SIZE_BANDS = ("below 3 %", "3 to 10 %", "above 10 %")  # of the image; near BUSI's thirds
-
-
-def add_size_band(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the column ``size``: which share of the image the lesion fills.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row an image, from :func:`busutils.evaluation.evaluate`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A copy with an ordered category; missing for images without a lesion.
-
-    Examples
-    --------
-    >>> add_size_band(pd.DataFrame({"mask_area": [0.0, 0.01, 0.2]}))["size"].tolist()
-    [nan, 'below 3 %', 'above 10 %']
-    """
-    shares = table["mask_area"].where(table["mask_area"] > 0)
-    return table.assign(size=pd.cut(shares, [0, 0.03, 0.1, 1], labels=list(SIZE_BANDS)))
+__all__ = ["compare_all", "holm", "rank_methods"]
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
