@@ -42,6 +42,7 @@ refresh: $(VENV)/.dev
 # Every picture of figures/ that no measurement is needed for: from its CSV, or by its lesson.
 figures: refresh
 	$(BIN)/python benchmarks/matrix_figure.py
+	$(BIN)/python benchmarks/strata.py --draw
 	$(BIN)/python benchmarks/kmeans_ablation.py --draw
 	$(BIN)/python benchmarks/unet_peers.py
 	$(BIN)/python benchmarks/unet_experiments.py

@@ -19,6 +19,7 @@ from compare_figures import find_difference  # noqa: E402
 # Picture → the command that draws it from its CSV without measuring anything.
 COMMANDS = {
     "matrix": ("matrix_figure.py",),
+    "matrix_strata": ("strata.py", "--draw"),
     "kmeans_ablation": ("kmeans_ablation.py", "--draw"),
     "unet_peers": ("unet_peers.py",),
     "unet_experiments": ("unet_experiments.py",),

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = ROOT / "figures"
 RESULTS = FIGURES / "matrix.csv"
+STRATA = FIGURES / "matrix_strata.csv"
 FOLDS = FIGURES / "busi_folds.csv"
 TRANSFER = FIGURES / "transfer.csv"
 PRETRAINING = FIGURES / "unet_pretraining.csv"
@@ -45,6 +46,11 @@ HOLD = {
     "05_read_activation_maps": "maps of what the network looks at, and their tests",
     "06_use_and_deploy": "a command, a file without TensorFlow, a page",
 }
+
+
+# Networks that saw one source only, and, for every set, the one that saw all others.
+SINGLE = ("U-Net, phantom-light", "U-Net, busi-light", "U-Net, busi-encoder")
+ALL_BUT = {"busi": "phantoms, then bus-bra", "bus-bra": "phantoms, then busi", "stu": "U-Net, bus-all"}
 
 
 def collect_minutes(folder: Path) -> None:
@@ -94,6 +100,20 @@ def results_table() -> str:
         spans = [ranks[target].loc[method, ["rank_low", "rank_high"]] for target in sizes.index]
         cells.append(", ".join(f"{low}–{high}" if low < high else f"{low}" for low, high in spans))
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def strata_table(
+    target: str = "bus-bra", methods: tuple[str, ...] = ("K-Means, best", *SINGLE[1:], "U-Net, bus-all")
+) -> str:
+    """Where methods fail on one set: by class, size, contrast and scanner."""
+    table = pd.read_csv(STRATA)
+    table = table[(table["target"] == target) & table["method"].isin(methods)]
+    lines = [f"| Lesions of {target} | Images | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
+    for (by, stratum), part in table.groupby(["by", "stratum"], sort=False):
+        rows = part.set_index("method").loc[list(methods)].itertuples()
+        cells = [f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]" for row in rows]
+        lines.append(f"| {by}: {stratum} | {part['n'].iloc[0]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -229,11 +249,6 @@ def transfer_table() -> str:
         ]
         lines.append(f"| {source} | {' | '.join(cells)} | {part['seed'].nunique()} |")
     return "\n".join(lines)
-
-
-# Networks that saw one source only, and, for every set, the one that saw all others.
-SINGLE = ("U-Net, phantom-light", "U-Net, busi-light", "U-Net, busi-encoder")
-ALL_BUT = {"busi": "phantoms, then bus-bra", "bus-bra": "phantoms, then busi", "stu": "U-Net, bus-all"}
 
 
 def sources_table() -> str:
@@ -421,6 +436,7 @@ def written(text: str) -> str:
     """The README with its tables as the CSV files have them."""
     tables = {
         "results": results_table(),
+        "strata": strata_table(),
         "lessons": lessons_table(),
         "weights": weights_table(),
         "folds": folds_table(),
@@ -468,11 +484,14 @@ PLAIN = {
     "matrix": "Real scans from several hospitals. Each row is a method, each column a collection of scans; the brighter a cell, "
     "the better the drawings. Scores of one row differ between columns both because scanners differ and because some collections "
     "are easier.",
+    "matrix_strata": "The scores of the matrix, told apart by what a lesion is like. Dots farther to the right are better; the line around "
+    "a dot shows how far it could move with other patients. A lesion that is as grey as what surrounds it is hard for everybody.",
     "phantom_gallery": "None of these scans is of a person: a program simulates tissue, lesion and scanner, so that the true outline "
     "is known exactly and the pictures may be given to anybody.",
     "unet_experiments": "On the left, an examination some of whose questions were seen before: does the network that saw them do "
     "better on them? In the middle, what practice on simulated scans is worth before few or many real ones: most where real ones are few. "
-    "On the right, four ways to train on the scans of one hospital, each examined there and in another one.",
+    "Third, four ways to train on the scans of one hospital, each examined there and in another one. On the right, one recipe "
+    "trained several times: the networks differ by chance alone, and together they do at least as well as alone.",
     "unet_peers": "How good each network is after how much computing. A curve that rises earlier learns with less computing.",
 }
 
