@@ -491,7 +491,7 @@ PLAIN = {
     "unet_experiments": "On the left, an examination some of whose questions were seen before: does the network that saw them do "
     "better on them? In the middle, what practice on simulated scans is worth before few or many real ones: most where real ones are few. "
     "Third, four ways to train on the scans of one hospital, each examined there and in another one. On the right, one recipe "
-    "trained several times: the networks differ by chance alone, and together they do at least as well as alone.",
+    "trained several times: the networks differ by chance, and their mean answer is about as good as that of the best of them.",
     "unet_peers": "How good each network is after how much computing. A curve that rises earlier learns with less computing.",
 }
 
