@@ -22,11 +22,10 @@ from busutils import datasets, evaluation, jobs, plotting
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
 sys.path.insert(0, str(ROOT / "tools"))
-from write_readme import common_images  # noqa: E402  the same images as in the README's table
+from write_readme import STRATA_OF, common_images  # noqa: E402  as in the README's tables
 
 DESCRIPTORS = {"label": "class", "size": "size", "contrast": "contrast", "scanner": "scanner"}
 FEWEST = 10  # lesions; strata with fewer are in the table, but an interval over so few groups is not worth a line
-DRAWN = ("K-Means, best", "U-Net, busi-light", "U-Net, busi-encoder", "U-Net, bus-all")
 
 
 def strata() -> pd.DataFrame:
@@ -59,10 +58,10 @@ def draw(table: pd.DataFrame) -> plt.Figure:
         rows = part[["by", "stratum", "n"]].drop_duplicates().reset_index(drop=True)
         # A gap between the descriptors.
         places = np.arange(len(rows)) + 0.6 * (rows["by"] != rows["by"].shift()).cumsum()
-        for index, method in enumerate(DRAWN):
+        for index, method in enumerate(STRATA_OF):
             means = rows.merge(part[part["method"] == method], on=["by", "stratum"])
             error = np.abs(means[["dice_low", "dice_high"]].to_numpy().T - means["dice"].to_numpy())
-            y = places + 0.18 * (index - (len(DRAWN) - 1) / 2)
+            y = places + 0.18 * (index - (len(STRATA_OF) - 1) / 2)
             axis.errorbar(
                 means["dice"], y, xerr=error, fmt="o", markersize=4, color=plotting.LINES[index], label=method
             )

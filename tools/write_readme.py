@@ -28,6 +28,7 @@ TRANSFER = FIGURES / "transfer.csv"
 PRETRAINING = FIGURES / "unet_pretraining.csv"
 ABROAD = FIGURES / "unet_abroad.csv"
 SEEDS = FIGURES / "unet_seeds.csv"
+PEERS = FIGURES / "unet_peers.csv"
 SHIFT = FIGURES / "shift_help_pairs.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
@@ -51,6 +52,8 @@ HOLD = {
 # Networks that saw one source only, and, for every set, the one that saw all others.
 SINGLE = ("U-Net, phantom-light", "U-Net, busi-light", "U-Net, busi-encoder")
 ALL_BUT = {"busi": "phantoms, then bus-bra", "bus-bra": "phantoms, then busi", "stu": "U-Net, bus-all"}
+# Told apart by stratum.
+STRATA_OF = ("K-Means, best", "U-Net, busi-light", "U-Net, busi-encoder", "U-Net, bus-all")
 
 
 def collect_minutes(folder: Path) -> None:
@@ -103,16 +106,13 @@ def results_table() -> str:
     return "\n".join(lines)
 
 
-def strata_table(
-    target: str = "bus-bra", methods: tuple[str, ...] = ("K-Means, best", *SINGLE[1:], "U-Net, bus-all")
-) -> str:
+def strata_table(target: str = "bus-bra") -> str:
     """Where methods fail on one set: by class, size, contrast and scanner."""
     table = pd.read_csv(STRATA)
-    table = table[(table["target"] == target) & table["method"].isin(methods)]
-    lines = [f"| Lesions of {target} | Images | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
+    table = table[table["target"] == target]
+    lines = [f"| Lesions of {target} | Images | {' | '.join(STRATA_OF)} |", "|---" * (len(STRATA_OF) + 2) + "|"]
     for (by, stratum), part in table.groupby(["by", "stratum"], sort=False):
-        rows = part.set_index("method").loc[list(methods)].itertuples()
-        cells = [f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]" for row in rows]
+        cells = [dice_of(row) for _, row in part.set_index("method").loc[list(STRATA_OF)].iterrows()]
         lines.append(f"| {by}: {stratum} | {part['n'].iloc[0]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -157,12 +157,14 @@ def folds_table() -> str:
     return "\n".join([*lines, "", f"Normal images left alone: {silent}."])
 
 
-def means(table: pd.DataFrame, column: str) -> list[str]:
+def dice_of(row: pd.Series) -> str:
+    """Mean Dice with its interval, from a row of a summary."""
+    return f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
+
+
+def dice_by(table: pd.DataFrame, column: str) -> list[str]:
     """Mean Dice for every value of a column, with intervals over groups and trainings."""
-    return [
-        str(evaluation.bootstrap_mean(part["dice"], part["group"], trainings=part["seed"]))
-        for _, part in table.groupby(column, sort=False)
-    ]
+    return [dice_of(row) for _, row in evaluation.summarise(table, column).iterrows()]
 
 
 def gain(table: pd.DataFrame, column: str, first: str, second: str) -> str:
@@ -186,7 +188,7 @@ def pretraining_table() -> str:
     table = table[table["mask_area"] > 0]
     lines = ["| Real images | From scratch | Phantoms first | Difference | Trainings each |", "|---|---|---|---|---|"]
     for n, part in table.groupby("n_train"):
-        cells = means(part, "setting")
+        cells = dice_by(part, "setting")
         told = gain(part, "setting", "phantoms first", "from scratch")
         lines.append(f"| {n} | {' | '.join(cells)} | {told} | {part['seed'].nunique()} |")
     return "\n".join(lines)
@@ -195,23 +197,36 @@ def pretraining_table() -> str:
 def seeds_table() -> str:
     """What the seed does to a score, and what more views and more networks add."""
     table = pd.read_csv(SEEDS)
-    n = table.loc[table["networks"] != "together", "seed"].nunique()
+    table["together"] = table["networks"] == "together"
+    n = table.loc[~table["together"], "seed"].nunique()
     names = {
-        "one view": "one alone, without test-time views",
-        "four views": "one alone, as the recipe has it",
-        "four views, together": f"all {n} together",
-        "four views, and bus-all, together": f"all {n} and `bus-all` together",
+        ("one view", False): "one alone, without test-time views",
+        ("four views", False): "one alone, as the recipe has it",
+        ("four views", True): f"all {n} together",
+        ("four views, and bus-all", True): f"all {n} and `bus-all` together",
     }
-    kind = table["setting"] + table["networks"].eq("together").map({True: ", together", False: ""})
+    found = evaluation.summarise(table, ["setting", "together"]).set_index(["setting", "together"])
+    lesions = table[table["mask_area"] > 0]
+    by_seed = lesions.pivot_table(index=["setting", "together"], columns="seed", values="dice")
     lines = ["| Networks | Dice | Seed by seed | Missed | Left alone |", "|---|---|---|---|---|"]
-    for name in names:
-        part = table[kind == name]
-        lesions, normals = part[part["mask_area"] > 0], part[part["mask_area"] == 0]
-        mean = evaluation.bootstrap_mean(lesions["dice"], lesions["group"], trainings=lesions["seed"])
-        each = lesions.groupby("seed")["dice"].mean()
-        by_seed = ", ".join(f"{value:.3f}" for value in each) if len(each) > 1 else ""
-        missed, silent = (lesions["dice"] < 0.1).mean(), (normals["pred_area"] == 0).mean()
-        lines.append(f"| {names[name]} | {mean} | {by_seed} | {missed:.1%} | {silent:.1%} |")
+    for key, name in names.items():
+        row, each = found.loc[key], by_seed.loc[key].dropna()
+        told = ", ".join(f"{value:.3f}" for value in each) if len(each) > 1 else ""
+        lines.append(f"| {name} | {dice_of(row)} | {told} | {row['missed']:.1%} | {1 - row['false_alarms']:.1%} |")
+    return "\n".join(lines)
+
+
+def peers_table() -> str:
+    """How soon each network reaches a Dice on the validation groups; a lower bound where it was not reached."""
+    table = pd.read_csv(PEERS)
+    table["minutes"] = (table["cpu_seconds"] / 2).fillna(table["seconds"]) / 60
+    levels = (0.5, 0.6, 0.65, 0.7)
+    heads = " | ".join(f"min to {level}" for level in levels)
+    lines = [f"| Network | Engine | Epochs | Best Dice | {heads} |", "|---" * (len(levels) + 4) + "|"]
+    for (engine, peer), part in table.groupby(["engine", "peer"], sort=False):
+        reached = [part.loc[part["val_dice"] >= level, "minutes"].min() for level in levels]
+        cells = [f"> {part['minutes'].max():.1f}" if pd.isna(minutes) else f"{minutes:.1f}" for minutes in reached]
+        lines.append(f"| {peer} | {engine} | {len(part)} | {part['val_dice'].max():.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -225,7 +240,7 @@ def abroad_table() -> str:
     heads = [f"Dice on {target}" for target in targets] + [f"Difference on {target}" for target in targets]
     lines = [f"| Training on BUSI | {' | '.join(heads)} | Trainings |", "|---" * (len(heads) + 2) + "|"]
     for setting, part in table.groupby("setting", sort=False):
-        cells = means(part, "target")
+        cells = dice_by(part, "target")
         for target in targets:
             there = table[table["target"] == target]
             cells.append("" if setting == RECIPE else gain(there, "setting", setting, RECIPE))
@@ -441,6 +456,7 @@ def written(text: str) -> str:
         "weights": weights_table(),
         "folds": folds_table(),
         "seeds": seeds_table(),
+        "peers": peers_table(),
         "pretraining": pretraining_table(),
         "transfer": transfer_table(),
         "sources": sources_table(),

@@ -18,9 +18,9 @@ _SHARED = ("size", "filters", "encoder", "dropout", "views", "min_area", "precis
 
 
 class EnsembleSegmenter(Segmenter):
-    """Mean probability of U-Nets trained on the same images with different seeds.
+    """Mean probability of U-Nets: trained here with different seeds, or joined by :meth:`of`.
 
-    Every member sets aside validation groups of its own, chooses its epoch there, and sees what the others set aside:
+    Fitted here, every member sets aside validation groups of its own, chooses its epoch there, and sees what the others set aside:
     no image of the outer test fold is involved. Threshold and least confidence are the means of the members'.
 
     Parameters
