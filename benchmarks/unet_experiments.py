@@ -151,7 +151,7 @@ def draw() -> plt.Figure:
             error = np.abs(part[["dice_low", "dice_high"]].to_numpy().T - part["dice"].to_numpy())
             axis.errorbar(x, part["dice"], error, fmt="o", color=colour, label=setting, capsize=3)
         n = table.groupby(X_OF[name])["id"].nunique() if name == "leak" else None
-        labels = [f"{value}" if n is None else f"{value} (n={n[value]})" for value in places]
+        labels = [f"{value}".replace(", ", "\n") if n is None else f"{value} (n={n[value]})" for value in places]
         axis.set(
             xticks=list(places.values()), xticklabels=labels, xlabel=X_LABELS[name], xlim=(-0.5, len(places) - 0.5)
         )
