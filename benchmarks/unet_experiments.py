@@ -159,6 +159,7 @@ def draw() -> plt.Figure:
         axis.set(
             title=f"{name}, {trainings if trainings > 1 else 'one'} training{'s'[: trainings - 1]} each", ylim=(0, 1)
         )
+        axis.tick_params(axis="x", labelsize="small")
         axis.legend(frameon=False, loc="lower right")
     axes[0, 0].set_ylabel("mean Dice, 95 % interval over groups")
     return figure
