@@ -65,5 +65,6 @@ def test_descriptors_follow_the_images_whatever_the_order_of_the_rows():
         if mask.any():
             low, high = ((-1, 0.55), (0.55, 0.75), (0.75, 1))[CONTRAST_BANDS.index(row.contrast)]
             assert low < value <= high
+    assert set(told["scanner"]) == {"clinic"}
     assert tuple(told["contrast"].cat.categories) == CONTRAST_BANDS
     assert evaluation.add_size_band(told)["size"].equals(told["size"])

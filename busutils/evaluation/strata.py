@@ -101,15 +101,16 @@ def add_descriptors(table: pd.DataFrame, dataset: LesionDataset, size: int = 256
     pandas.DataFrame
         The rows of images that the data set has, with ordered bands of size and of :func:`lesion_contrast`.
     """
+    ids = table["id"].str.removeprefix(f"{dataset.name}:")
+    dataset = dataset.subset(np.isin(dataset.ids, ids))
     images, masks = dataset.load_arrays(size)
     told = pd.DataFrame(
         {
             "gcnr": [lesion_contrast(image, mask) for image, mask in zip(images, masks, strict=True)],
-            "scanner": [record.extras.get("device") for record in dataset],
+            "scanner": [record.extras.get("scanner", record.extras.get("device")) for record in dataset],
         },
         index=dataset.ids,
     )
     told["contrast"] = pd.cut(told["gcnr"], [-1, 0.55, 0.75, 1], labels=list(CONTRAST_BANDS))
-    ids = table["id"].str.removeprefix(f"{dataset.name}:")
-    table, ids = table[ids.isin(told.index)], ids[ids.isin(told.index)]
-    return add_size_band(table).assign(**{name: told[name].loc[ids].array for name in told})
+    known = ids.isin(told.index)
+    return add_size_band(table[known]).assign(**{name: told[name].loc[ids[known]].array for name in told})
