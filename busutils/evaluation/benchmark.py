@@ -55,6 +55,7 @@ def compare_methods(
 
 # -- the matrix ----------------------------------------------------------------------------------------------
 
+BLOCK = 200  # images scored in one step, so that a slow method on a large set does not keep one worker busy alone
 _KINDS = ("constant", "kmeans", "unet", "ensemble", "weights")
 
 
@@ -183,6 +184,7 @@ class _Task:
     size: int
     root: str | None
     content: str
+    start: int = 0  # of the block of the target's images that is scored
 
 
 def _train(task: _Task) -> Segmenter:
@@ -210,7 +212,8 @@ def _score_step(given: dict[str, Any]) -> pd.DataFrame:
 
 def _scores(task: _Task) -> pd.DataFrame:
     assert task.target is not None
-    target = _load(task.target, task.root)
+    whole = _load(task.target, task.root)
+    target = whole.subset(range(task.start, min(task.start + BLOCK, len(whole))))
     # Groups carry their set's key, so only the sets that are on both sides can share any.
     shared = [part for part in (task.source or "").split(" + ") if part and _keys(part) & _keys(task.target)]
     if shared:
@@ -258,10 +261,11 @@ def run_benchmark(
         seed, fold``. Images that share a group with a training image are not in it.
     """
     root = None if root is None else os.path.abspath(root)
-    content = {}
+    content, n_images = {}, {}
     for name in dict.fromkeys([*spec.sources, *spec.targets]):
         dataset = _load(name, root)
         content[name] = jobs.content_key(*dataset.load_arrays(spec.size), dataset.ids, dataset.groups, dataset.folds())
+        n_images[name] = len(dataset)
     trainings, scorings = [], []
     for name, method in spec.methods.items():
         for source, fold, seed in _trainings(spec, method):
@@ -274,7 +278,8 @@ def run_benchmark(
                 at_home = source is not None and bool(_keys(target) & _keys(source))
                 # Away from home one training a seed is enough: that without the first fold.
                 if at_home or method["kind"] == "weights" or fold == spec.folds[0]:
-                    scorings.append(task | {"target": target, "content": task["content"] + content[target]})
+                    scoring = task | {"target": target, "content": task["content"] + content[target]}
+                    scorings += [scoring | {"start": start} for start in range(0, n_images[target], BLOCK)]
     options = {"parts": RECIPE_VERSION, "n_jobs": n_jobs, "client": client, "progress": progress}
     jobs.run("train", _train_step, trainings, **options)
     tables = jobs.run("score", _score_step, scorings, ending=".csv", **options)
