@@ -67,6 +67,15 @@ def test_it_is_resumed_and_gives_the_same_table(spec, own_cache, monkeypatch):
     assert len(counted) == len(kept[::2])
 
 
+def test_blocks_of_images_give_the_same_table(spec, own_cache, monkeypatch):
+    whole = evaluation.run_benchmark(spec)
+    before = len(list((own_cache / "jobs").glob("score-*.csv")))
+    monkeypatch.setattr(benchmark, "BLOCK", 3)
+    pd.testing.assert_frame_equal(evaluation.run_benchmark(spec), whole)
+    # 20 images make seven blocks; a block of nothing but training images is an empty table.
+    assert len(list((own_cache / "jobs").glob("score-*.csv"))) == 8 * before
+
+
 @pytest.mark.tf
 def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, monkeypatch):
     path = tmp_path / "spec.yaml"

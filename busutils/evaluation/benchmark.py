@@ -184,7 +184,7 @@ class _Task:
     size: int
     root: str | None
     content: str
-    start: int = 0  # of the block of the target's images that is scored
+    block: tuple[int, int] = (0, 0)  # the target's images that are scored: from, to
 
 
 def _train(task: _Task) -> Segmenter:
@@ -212,8 +212,7 @@ def _score_step(given: dict[str, Any]) -> pd.DataFrame:
 
 def _scores(task: _Task) -> pd.DataFrame:
     assert task.target is not None
-    whole = _load(task.target, task.root)
-    target = whole.subset(range(task.start, min(task.start + BLOCK, len(whole))))
+    target = _load(task.target, task.root).subset(range(*task.block))
     # Groups carry their set's key, so only the sets that are on both sides can share any.
     shared = [part for part in (task.source or "").split(" + ") if part and _keys(part) & _keys(task.target)]
     if shared:
@@ -279,7 +278,8 @@ def run_benchmark(
                 # Away from home one training a seed is enough: that without the first fold.
                 if at_home or method["kind"] == "weights" or fold == spec.folds[0]:
                     scoring = task | {"target": target, "content": task["content"] + content[target]}
-                    scorings += [scoring | {"start": start} for start in range(0, n_images[target], BLOCK)]
+                    blocks = [(i, min(i + BLOCK, n_images[target])) for i in range(0, n_images[target], BLOCK)]
+                    scorings += [scoring | {"block": block} for block in blocks]
     options = {"parts": RECIPE_VERSION, "n_jobs": n_jobs, "client": client, "progress": progress}
     jobs.run("train", _train_step, trainings, **options)
     tables = jobs.run("score", _score_step, scorings, ending=".csv", **options)
