@@ -30,6 +30,7 @@ ABROAD = FIGURES / "unet_abroad.csv"
 SEEDS = FIGURES / "unet_seeds.csv"
 PEERS = FIGURES / "unet_peers.csv"
 SHIFT = FIGURES / "shift_help_pairs.csv"
+WORKERS = FIGURES / "workers.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
 ENTRIES = ROOT / "benchmarks" / "entries"
@@ -307,6 +308,14 @@ def entries_table() -> str:
     return "\n".join(lines)
 
 
+def workers_line() -> str:
+    """How much faster several processes make the K-Means part of the matrix."""
+    alone, *more = pd.read_csv(WORKERS).to_dict("records")
+    told = ", ".join(f"with {row['processes']} in {row['seconds']:.0f} s ({row['speed_up']:.2f} times as fast)" for row in more)
+    sets = " and ".join(alone["targets"].split())
+    return f"The K-Means part on {sets}, from empty caches: with one process in {alone['seconds']:.0f} s, {told}."
+
+
 def maps_table() -> str:
     """Which maps lie inside the lesion and depend on what was learned, and whether doubt knows the errors, on BUSI's fold 5."""
     parts = ("energy", "survival", "doubt", "band", "context", "domain", "cost")
@@ -470,8 +479,8 @@ def written(text: str) -> str:
 
 
 def benchmarks_page(text: str) -> str:
-    """The page of the benchmarks with its table of entries."""
-    return filled(text, {"entries": entries_table()})
+    """The page of the benchmarks with what was measured."""
+    return filled(text, {"entries": entries_table(), "workers": workers_line()})
 
 
 # What the key figures say, in words for a reader who has read no lesson.
