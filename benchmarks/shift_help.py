@@ -168,9 +168,10 @@ def main() -> None:
             turned, ["difference", "high", "low", "effect"]
         ].to_numpy()
         pairs.insert(0, "help", pairs["first"].where(~turned, pairs["second"]))
-        pairs["p_holm"] = evaluation.holm(pairs["p"])  # as many comparisons as helps
         against_base.append(pairs.drop(columns=["first", "second"]).assign(weights=weights))
-    found = pd.concat(against_base).round(6)
+    found = pd.concat(against_base)
+    found["p_holm"] = evaluation.holm(found["p"])  # as many comparisons as there are rows
+    found = found.round(6)
     print(found.to_string(index=False))
     with jobs.atomic_path(FIGURES / "shift_help_pairs.csv") as temporary:
         found.to_csv(temporary, index=False)

@@ -96,9 +96,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     from busutils import evaluation
 
     dataset = datasets.load(args.dataset, root=args.root)
-    if args.fold:
+    if args.fold is not None:
         _, dataset = dataset.split(args.fold)
     if args.pred:
+        if args.native:
+            raise CommandError("--native needs --weights: masks of another program are scored at the square")
         table = evaluation.evaluate_masks(args.pred, dataset, args.size)
     else:
         table = evaluation.evaluate(segmenter_named(args.weights), dataset, args.size, native=args.native)
@@ -399,7 +401,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, help="in place of the preset's")
     command.add_argument(
         "--precision",
-        choices=["float32", "mixed_bfloat16", "mixed_float16"],
+        choices=["float32", "mixed_bfloat16"],
         help="mixed_bfloat16 is faster on processors that know the format, but for the preset encoder",
     )
     command.add_argument("--seed", type=int)

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import tempfile
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -236,7 +237,7 @@ def run(
     for index, path in enumerate(paths):
         if path is not None and path.exists():
             # A damaged file counts as not done.
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
                 results[index] = _read(path)
     todo = [index for index in range(len(items)) if index not in results]
     with tqdm(total=len(items), initial=len(results), desc=name, disable=not progress) as bar:

@@ -1,10 +1,17 @@
 """The matrix of methods, sources and targets: nothing leaks, and it is the same however it is computed."""
 
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from busutils import datasets, evaluation, jobs, models
+from busutils import cli, datasets, evaluation, jobs, models
 from busutils.evaluation import benchmark
+from busutils.models import kmeans
 
 SPEC = """
 methods:
@@ -56,6 +63,83 @@ def test_five_folds_score_every_image_once(tmp_path, own_cache):
     assert (table.set_index("id")["fold"].loc[phantoms.ids] == phantoms.folds()).all()
 
 
+def read_spec(tmp_path, text):
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    return evaluation.BenchmarkSpec.read(path)
+
+
+def test_home_is_where_scenes_are_shared_not_where_a_set_has_the_same_key(tmp_path, own_cache):
+    """The same scenes through another scanner are home; other scenes of the simulator are away, and scored once."""
+    text = 'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\nfolds: [1, 2]\nsize: 32\n'
+    targets = ["phantom?n=20&size=32&scanner=portable", "phantom?n=20&size=32&seed=9"]
+    table = evaluation.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n".replace("'", '"')))
+    home, away = (table[table["target"] == target] for target in targets)
+    assert set(home["fold"]) == {1, 2} and home["id"].is_unique
+    assert set(away["fold"]) == {1} and len(away) == 20
+
+
+def test_what_chose_the_weights_of_kmeans_is_not_scored(tmp_path, own_cache, monkeypatch):
+    fitted_on = {"score": (("phantom?n=20&size=32", 5),), "presence": ()}
+    monkeypatch.setattr(kmeans, "FITTED_ON", fitted_on)
+    text = (
+        "methods: {textbook: {kind: kmeans, preset: textbook}, improved: {kind: kmeans, preset: improved}}\n"
+        'sources: ["phantom?n=20&size=32"]\ntargets: ["phantom?n=20&size=32"]\nsize: 32\n'
+    )
+    table = evaluation.run_benchmark(read_spec(tmp_path, text))
+    _, test = datasets.concatenate(datasets.load("phantom?n=20&size=32")).split(5)
+    assert (table["method"] == "textbook").sum() == 20
+    improved = table[table["method"] == "improved"]
+    assert sorted(improved["id"]) == sorted(test.ids)
+    assert set(improved["source"]) == {"phantom?n=20&size=32"}
+
+
+def test_a_folder_of_ones_own_is_added_by_one_line(tmp_path, own_cache, capsys):
+    for name in ("mine", "yours"):
+        cli.main(["phantom", "make", "--n", "3", "--size", "32", "--out", str(tmp_path / "made" / name)])
+        folder = tmp_path / name
+        for kind in ("images", "masks"):
+            (folder / kind).mkdir(parents=True)
+        for index, made in enumerate(sorted((tmp_path / "made" / name).rglob("*[0-9]).png"))):
+            made.rename(folder / "images" / f"{index}.png")
+            made.with_name(f"{made.stem}_mask.png").rename(folder / "masks" / f"{index}.png")
+    targets = [f"folder?root={tmp_path / 'mine'}&name=mine", f"folder?root={tmp_path / 'yours'}"]
+    text = 'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\nsize: 32\n'
+    table = evaluation.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n"))
+    assert table.groupby("target").size().to_dict() == dict.fromkeys(targets, 3)
+    assert set(table["id"][:3]) == {"mine:0", "mine:1", "mine:2"}
+    assert table["id"].is_unique  # equal file names in two folders are different images
+
+
+def test_scores_are_taken_anew_when_the_code_has_changed(spec, own_cache, monkeypatch):
+    evaluation.run_benchmark(spec)
+    step, counted = benchmark._score_step, []
+    monkeypatch.setattr(benchmark, "_score_step", lambda task: counted.append(1) or step(task))
+    evaluation.run_benchmark(spec)
+    assert not counted
+    monkeypatch.setattr(benchmark, "_code", lambda: "another")
+    evaluation.run_benchmark(spec)
+    assert len(counted) == len(list((own_cache / "jobs").glob("score-*.csv"))) / 2
+
+
+def test_a_run_killed_at_a_random_moment_gives_the_same_table(spec, own_cache, tmp_path):
+    whole = evaluation.run_benchmark(spec)
+    out = tmp_path / "table.csv"
+    command = [sys.executable, "-m", "busutils.cli", "benchmark", "run", str(tmp_path / "spec.yaml"), "--out", str(out)]
+    options = {"env": {**os.environ, "BUSUTILS_CACHE_DIR": str(tmp_path / "killed")}, "stdout": subprocess.DEVNULL}
+    kept = 0
+    moments = np.random.default_rng().integers(1, 7, size=2)
+    for moment in moments:
+        run = subprocess.Popen(command, stderr=subprocess.DEVNULL, **options)
+        while kept < moment and run.poll() is None:
+            kept = len(list((tmp_path / "killed" / "jobs").glob("*-*.*")))
+        run.kill()
+        run.wait()
+        assert not out.exists(), moments
+    subprocess.run([*command, "--jobs", "2"], check=True, stderr=subprocess.DEVNULL, **options)
+    assert out.read_text() == whole.to_csv(index=False, float_format="%.6g")
+
+
 def test_it_is_resumed_and_gives_the_same_table(spec, own_cache, monkeypatch):
     whole = evaluation.run_benchmark(spec)
     kept = sorted((own_cache / "jobs").glob("score-*.csv"))
@@ -104,6 +188,37 @@ def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, 
         evaluation.BenchmarkSpec.read(path)
 
 
+@pytest.mark.tf
+def test_what_the_starting_weights_saw_is_not_scored(tmp_path, own_cache):
+    seen, new = "phantom?n=20&size=32&seed=5", "phantom?n=20&size=32&seed=6"
+    start = tmp_path / "start.npz"
+    models.UNetSegmenter(size=32, filters=(2, 4), epochs=1).fit(*datasets.load(seen).load_arrays(32)).save(start)
+    recipe = f"kind: unet, size: 32, filters: [2, 4], epochs: 1, start: {start}"
+    sets = f'sources: ["{new}"]\ntargets: ["{seen}"]\nsize: 32\n'
+    with pytest.raises(evaluation.SpecError, match="need trained_on"):
+        read_spec(tmp_path, f"methods: {{u: {{{recipe}}}}}\n{sets}")
+    spec = read_spec(tmp_path, f'methods: {{u: {{{recipe}, trained_on: "{seen}", held_out: 5}}}}\n{sets}')
+    tables = [evaluation.run_benchmark(spec, n_jobs=n_jobs) for n_jobs in (1, 2)]
+    assert sorted(tables[0]["id"]) == sorted(datasets.concatenate(datasets.load(seen)).split(5)[1].ids)
+    assert set(tables[0]["source"]) == {new}
+    # Other weights to start from, under the same name, are another method.
+    models.UNetSegmenter(size=32, filters=(2, 4), epochs=1, seed=9).fit(*datasets.load(seen).load_arrays(32)).save(
+        start
+    )
+    kept = len(list((own_cache / "jobs").glob("score-*.csv")))
+    evaluation.run_benchmark(spec)
+    assert len(list((own_cache / "jobs").glob("score-*.csv"))) == 2 * kept
+
+
+def test_a_cluster_that_does_not_share_the_cache_is_refused(spec, own_cache):
+    class Blind:
+        def run(self, *_):
+            return {"tcp://worker": False}
+
+    with pytest.raises(evaluation.SpecError, match="worker tcp://worker does not see this machine's cache"):
+        evaluation.run_benchmark(spec, client=Blind())
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
@@ -116,16 +231,19 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
         options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
         with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
             doomed = next(iter(cluster.workers.values()))
+            process = doomed.process.process._process
             written, write = [], jobs._write
 
-            def write_and_kill(path, result, doomed=doomed, written=written, write=write):
+            def write_and_kill(path, result, process=process, written=written, write=write):
                 write(path, result)
                 written.append(path)
                 if len(written) == 3:
-                    doomed.process.process._process.kill()
+                    process.kill()
 
             monkeypatch.setattr(jobs, "_write", write_and_kill)
             tables.append(evaluation.run_benchmark(spec, client=client))
+            process.join(10)
+            assert process.exitcode == -signal.SIGKILL
             assert len(written) > 3
     pd.testing.assert_frame_equal(tables[0], tables[1])
 
@@ -139,6 +257,8 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
         (("folds:", "fold:"), "unknown keys fold: known are folds"),
         (("targets:", "#"), "lacks targets"),
         (("folds: [5, 1]", "folds: []"), "folds must be a list with at least one entry"),
+        (("kind: constant", "kind: unet, views: 3"), "method constant: views must be one of 1, 2, 4, got 3"),
+        (("kind: constant", "kind: unet, start: busi-lite"), "busi-lite need trained_on"),
         (("methods:", "methods: ["), "is not YAML"),
     ],
 )
@@ -148,6 +268,11 @@ def test_a_wrong_description_is_refused_in_one_sentence(tmp_path, change, messag
     with pytest.raises(evaluation.SpecError, match=message) as caught:
         evaluation.BenchmarkSpec.read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_fold_that_does_not_exist_is_named(tmp_path, own_cache):
+    with pytest.raises(evaluation.SpecError, match="the training sets have no fold 9: their folds are 1 to 5"):
+        evaluation.run_benchmark(read_spec(tmp_path, SPEC.replace("folds: [5, 1]", "folds: [9]")))
 
 
 def test_a_missing_description_is_named(tmp_path):

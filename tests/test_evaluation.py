@@ -122,6 +122,35 @@ def test_a_folder_that_leaves_images_out_is_refused(phantoms, tmp_path):
         evaluation.evaluate_masks(tmp_path, phantoms)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda mask: Image.fromarray(np.arange(4, dtype=np.uint8).repeat(1024).reshape(64, 64)),
+            "4 grey values up to 3",
+        ),
+        (lambda mask: Image.fromarray(mask).resize((64, 32)), "has 64 x 32 pixels .* its image 64 x 64"),
+        (lambda mask: Image.merge("LA", [Image.fromarray(mask | 255), Image.fromarray(mask)]), "transparent in places"),
+    ],
+)
+def test_a_picture_that_may_mean_another_mask_is_refused(phantoms, tmp_path, spoil, message):
+    write_masks(tmp_path, phantoms)
+    chosen = next(record for record in phantoms if record.label != "normal")
+    path = tmp_path / f"{chosen.id}.png"
+    spoil(np.asarray(Image.open(path))).save(path)
+    with pytest.raises(evaluation.EvaluationError, match=message):
+        evaluation.evaluate_masks(tmp_path, phantoms, 64)
+
+
+def test_a_grey_mask_ends_at_middle_grey(phantoms, tmp_path):
+    """Not at half of its own brightest pixel: what is faint is no lesion."""
+    lesions = phantoms.lesions()
+    write_masks(tmp_path, lesions)
+    for path in tmp_path.iterdir():
+        Image.fromarray(110 + np.asarray(Image.open(path), np.uint8) // 3).save(path)
+    assert (evaluation.evaluate_masks(tmp_path, lesions, 64)["dice"] == 1).all()
+
+
 def test_bootstrap_resamples_groups_not_images():
     rng = np.random.default_rng(0)
     values = rng.normal(0.7, 0.1, 40)

@@ -86,6 +86,14 @@ def test_a_damaged_result_is_computed_anew(tmp_path):
     assert jobs.run("step", lambda x: 6, [1], folder=tmp_path) == [6]
 
 
+def test_a_truncated_archive_is_computed_anew(tmp_path):
+    jobs.run("step", lambda x: {"x": np.zeros(99)}, [1], ending=".npz", folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    (result,) = jobs.run("step", lambda x: {"x": np.ones(3)}, [1], ending=".npz", folder=tmp_path)
+    assert result["x"].tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_run_keeps_order_and_takes_up_where_it_was_stopped(tmp_path, n_jobs):
     done = []

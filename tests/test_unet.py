@@ -95,9 +95,39 @@ def test_a_checkpoint_of_another_training_is_refused(discs, tmp_path):
     settings(epochs=1).fit(images, masks, checkpoint=checkpoint)
     with pytest.raises(models.WeightsError, match="other images or settings"):
         settings(epochs=1, seed=1).fit(images, masks, checkpoint=checkpoint)
-    checkpoint.write_text("nothing")
-    with pytest.raises(models.WeightsError, match="not a training checkpoint"):
-        settings(epochs=1).fit(images, masks, checkpoint=checkpoint)
+    for spoilt in (b"nothing", checkpoint.read_bytes()[:5000]):
+        checkpoint.write_bytes(spoilt)
+        with pytest.raises(models.WeightsError, match="not a training checkpoint"):
+            settings(epochs=1).fit(images, masks, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"views": 3}, "views must be one of 1, 2, 4, got 3"),
+        ({"validation_fraction": 1}, "a share of the images"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"start": "busi-lite"}, "no weights busi-lite to start from: name a file, or one of bus-all, busi-encoder"),
+    ],
+)
+def test_impossible_settings_are_refused_before_the_training(discs, monkeypatch, wrong, message):
+    monkeypatch.setattr(Training, "run", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=message):
+        settings(**wrong).fit(*discs)
+
+
+def test_every_epoch_ends_in_the_average_of_its_weights_and_the_next_begins_there(discs):
+    images, masks = discs
+    training = Training(settings(), images[:16], masks[:16], images[16:20], masks[16:20])
+    training._epoch(0)
+    averages = [np.asarray(value) for value in training.optimizer._model_variables_moving_average]
+    weights = [np.asarray(value) for value in training.network.trainable_variables]
+    for average, weight in zip(averages, weights, strict=True):
+        np.testing.assert_array_equal(average, weight)
+    best = [value.tobytes() for value in training.best]
+    assert all(weight.tobytes() in best for weight in weights)
 
 
 def test_validation_takes_whole_groups(discs):
@@ -287,7 +317,7 @@ def test_views_are_averaged_in_place():
     for views in (1, 2, 4):
         mean = mean_of_views(lambda view: view.astype(np.float32), squares, views)
         np.testing.assert_allclose(mean[:, 4:-4, 4:-4], squares[:, 4:-4, 4:-4], atol=3)
-    with pytest.raises(ValueError, match="views must be 1, 2 or 4"):
+    with pytest.raises(ValueError, match="views must be one of 1, 2, 4, got 3"):
         mean_of_views(lambda view: view, squares, 3)
 
 
@@ -311,13 +341,17 @@ def test_presets():
 def test_several_devices_train_one_network(tmp_path):
     """Two logical processors stand for two graphics cards; TensorFlow fixes its devices when it starts."""
     code = """
-import sys, tensorflow
+import os, sys, tensorflow
 whole = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(whole, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
 from busutils.models.engine import across_devices
 from busutils.cli import main
 with across_devices():
     assert tensorflow.distribute.get_strategy().num_replicas_in_sync == 2
+os.environ["BUSUTILS_DEVICES"] = "CPU:1"
+with across_devices():
+    assert "CPU:1" in tensorflow.distribute.get_strategy().extended.worker_devices[0]
+os.environ["BUSUTILS_DEVICES"] = "CPU:0,CPU:1"
 sys.exit(main(["train", "--dataset", "phantom?n=20&size=32", "--size", "32", "--epochs", "2", "--out", sys.argv[1]]))
 """
     environment = {

@@ -67,9 +67,9 @@ RECIPES = {
         (("busi", 5), ("bus-bra", 5), ("stu", None)),
         models.UNetSegmenter.preset("encoder", epochs=8, learning_rate=5e-4, start="busi-encoder"),
         f"BUSI, BUS-BRA (folds 1 to 4 of each) and simulated images. {HELD_OUT}",
-        "two hospitals, five scanners. Normal breasts come from BUSI and the simulator only.",
+        "two hospitals, six scanners. Normal breasts come from BUSI and the simulator only.",
         (
-            "It began with the weights `busi-encoder`, which saw the same folds of BUSI.",
+            "It began with the weights `busi-encoder`, which saw the same folds of BUSI. Its validation groups were drawn anew, so that\n  `busi-encoder` had been trained on most of the BUSI images among them: epoch, threshold and least confidence were chosen on\n  images that are in part easier than new ones. Fold 5 had no part in it.",
             "Images of BUS-BRA's folds 1 to 4 were read from lossy copies (WebP, quality 90), those of fold 5 as published.",
         ),
     ),
@@ -90,7 +90,8 @@ CARD = """# {name}
 
 - **Trained on**: {data}. {n_train} images (`{trained_on}`). Epoch, threshold ({threshold:.3f}) and least confidence of a
   region ({confidence:.2f}) were chosen on validation groups among them.
-- **Command**: `python tools/ship_weights.py {name}`; seed {seed}, {epochs} epochs, settings in the file itself.
+- **Command**: `python tools/ship_weights.py {name}`; seed {seed}, {epochs} epochs{precision}, settings in the file itself. Another processor
+  adds in another order and ends in other weights with the same settings.
 {notes}- **Limits**: {limits}
 - **Licences**: the weights are Apache-2.0 as this package. Whether the licences of the training images bear on weights is
   unsettled; they are: {licences}.
@@ -186,6 +187,7 @@ def main() -> None:
         confidence=shipped.confidence_,
         seed=shipped.seed,
         epochs=shipped.epochs,
+        precision="" if recipe.segmenter.precision == "float32" else f", trained in {recipe.segmenter.precision}",
         scores=score_table(scores),
     )
     facts = {

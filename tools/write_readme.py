@@ -27,6 +27,7 @@ FOLDS = FIGURES / "busi_folds.csv"
 TRANSFER = FIGURES / "transfer.csv"
 PRETRAINING = FIGURES / "unet_pretraining.csv"
 ABROAD = FIGURES / "unet_abroad.csv"
+LEAK = FIGURES / "unet_leak.csv"
 SEEDS = FIGURES / "unet_seeds.csv"
 PEERS = FIGURES / "unet_peers.csv"
 SHIFT = FIGURES / "shift_help_pairs.csv"
@@ -34,6 +35,7 @@ WORKERS = FIGURES / "workers.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
 ENTRIES = ROOT / "benchmarks" / "entries"
+BUSI_FOLDS = ROOT / "busutils" / "datasets" / "folds" / "busi.csv"
 BENCHMARKS = ROOT / "benchmarks" / "README.md"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
 INDEX = FIGURES / "README.md"
@@ -153,9 +155,20 @@ def folds_table() -> str:
             cells = [f"{row[s]:.3f} [{row[s + '_low']:.3f}, {row[s + '_high']:.3f}]" for s in scores]
             cells[2] = f"{row['hd95']:.0f} [{row['hd95_low']:.0f}, {row['hd95_high']:.0f}]"
             lines.append(f"| {row['method']} | {row[by]} | {row['n']} | {' | '.join(cells)} | {row['missed']:.1%} |")
-    normals = table[table["mask_area"] == 0].groupby("method", sort=False)["pred_area"]
-    silent = "; ".join(f"{name}, {(part == 0).mean():.1%} of {len(part)}" for name, part in normals)
-    return "\n".join([*lines, "", f"Normal images left alone: {silent}."])
+    normals = table[table["mask_area"] == 0]
+    for name, part in table.groupby("method", sort=False):
+        alone = (normals["pred_area"] == 0)[normals["method"] == name]
+        dice = part[part["mask_area"] > 0].groupby("fold")["dice"].mean()
+        silent = alone.groupby(normals["fold"]).mean()
+        by_fold = [
+            ", ".join(f"{value:{form}}" for value in values) for values, form in ((dice, ".3f"), (silent, ".0%"))
+        ]
+        lines += [
+            "",
+            f"{name}: {alone.mean():.1%} of {len(alone)} normal images left alone. Fold by fold: Dice {by_fold[0]}; ",
+        ]
+        lines[-1] += f"left alone {by_fold[1]}."
+    return "\n".join(lines)
 
 
 def dice_of(row: pd.Series) -> str:
@@ -168,18 +181,8 @@ def dice_by(table: pd.DataFrame, column: str) -> list[str]:
     return [dice_of(row) for _, row in evaluation.summarise(table, column).iterrows()]
 
 
-def gain(table: pd.DataFrame, column: str, first: str, second: str) -> str:
-    """How much more Dice the first has than the second, image by image, with its interval over groups.
-
-    Where both were trained with the same several seeds, the interval is over groups and trainings.
-    """
-    table = table[table[column].isin([first, second])]
-    seeds = [set(part["seed"]) for _, part in table.groupby(column)]
-    several = seeds[0] == seeds[1] and len(seeds[0]) > 1
-    keys = ["id", "group", "seed"] if several else ["id", "group"]
-    dice = table.pivot_table(index=keys, columns=column, values="dice").dropna().reset_index()
-    trainings = dice["seed"].to_numpy() if several else None
-    more = evaluation.bootstrap_mean(dice[first] - dice[second], dice["group"].to_numpy(), trainings=trainings)
+def told(more: evaluation.Interval) -> str:
+    """A difference with its interval, signs shown."""
     return f"{more.mean:+.3f} [{more.low:+.3f}, {more.high:+.3f}]"
 
 
@@ -190,8 +193,19 @@ def pretraining_table() -> str:
     lines = ["| Real images | From scratch | Phantoms first | Difference | Trainings each |", "|---|---|---|---|---|"]
     for n, part in table.groupby("n_train"):
         cells = dice_by(part, "setting")
-        told = gain(part, "setting", "phantoms first", "from scratch")
-        lines.append(f"| {n} | {' | '.join(cells)} | {told} | {part['seed'].nunique()} |")
+        more = evaluation.gain(part, "setting", "phantoms first", "from scratch")
+        lines.append(f"| {n} | {' | '.join(cells)} | {told(more)} | {part['seed'].nunique()} |")
+    return "\n".join(lines)
+
+
+def leak_table() -> str:
+    """What near-copies in training do, to test images that have one and to those that have none."""
+    table = pd.read_csv(LEAK)
+    lines = ["| Test image | Images | Copies in training | No copies | Difference |", "|---|---|---|---|---|"]
+    for image, part in table.groupby("image"):
+        cells = dice_by(part.sort_values("setting", kind="stable"), "setting")
+        more = told(evaluation.gain(part, "setting", "copies in training", "no copies"))
+        lines.append(f"| {image} | {part['id'].nunique()} | {' | '.join(cells)} | {more} |")
     return "\n".join(lines)
 
 
@@ -244,7 +258,7 @@ def abroad_table() -> str:
         cells = dice_by(part, "target")
         for target in targets:
             there = table[table["target"] == target]
-            cells.append("" if setting == RECIPE else gain(there, "setting", setting, RECIPE))
+            cells.append("" if setting == RECIPE else told(evaluation.gain(there, "setting", setting, RECIPE)))
         lines.append(f"| {setting} | {' | '.join(cells)} | {part['seed'].nunique()} |")
     return "\n".join(lines)
 
@@ -268,7 +282,7 @@ def transfer_table() -> str:
 
 
 def sources_table() -> str:
-    """Trained on all sets but the tested one, against the best network of a single other source, image by image."""
+    """Trained on all sets but the tested one and STU, against the best network of a single other source, image by image."""
     transfer = pd.read_csv(TRANSFER)
     table = pd.concat([pd.read_csv(RESULTS), transfer.assign(method="phantoms, then " + transfer["source"])])
     table = table[table["mask_area"] > 0]
@@ -278,13 +292,14 @@ def sources_table() -> str:
     ]
     for target, method in ALL_BUT.items():
         rivals = [name for name in SINGLE if not name.startswith(f"U-Net, {target}-")]
-        dice = table[table["target"] == target].pivot_table(index=["id", "group"], columns="method", values="dice")
-        dice = dice[[method, *rivals]].dropna()
-        best = dice[rivals].mean().idxmax()
-        common = table[(table["target"] == target) & table["id"].isin(dice.index.get_level_values("id"))]
-        told = gain(common, "method", method, best)
+        part = table[(table["target"] == target) & table["method"].isin([method, *rivals])]
+        # Images that all of them may be scored on.
+        part = part[part.groupby("id")["method"].transform("nunique") == 1 + len(rivals)]
+        dice = part.groupby("method")["dice"].mean()
+        best = dice[rivals].idxmax()
+        more = told(evaluation.gain(part, "method", method, best))
         lines.append(
-            f"| {target} | {method}: {dice[method].mean():.3f} | {best}: {dice[best].mean():.3f} | {told} | {len(dice)} |"
+            f"| {target} | {method}: {dice[method]:.3f} | {best}: {dice[best]:.3f} | {more} | {part['id'].nunique()} |"
         )
     return "\n".join(lines)
 
@@ -300,10 +315,14 @@ def shift_table() -> str:
 
 
 def entries_table() -> str:
-    """Methods that were entered from outside: masks alone."""
+    """Methods that were entered from outside: masks alone, of all images of BUSI's fold 5 and no other."""
+    folds = pd.read_csv(BUSI_FOLDS)
+    expected = set(folds.loc[folds["fold"] == 5, "id"])
     lines = [evaluation.ENTRY_HEAD]
     for path in sorted(ENTRIES.glob("*.csv")):
         table = pd.read_csv(path)
+        if set(table["target"]) != {"busi"} or sorted(table["id"]) != sorted(expected):
+            sys.exit(f"{path} does not hold each image of BUSI's fold 5 once: score it by the steps of {BENCHMARKS}")
         lines.append(evaluation.entry_row(table, table["method"].iloc[0]))
     return "\n".join(lines)
 
@@ -311,7 +330,9 @@ def entries_table() -> str:
 def workers_line() -> str:
     """How much faster several processes make the K-Means part of the matrix."""
     alone, *more = pd.read_csv(WORKERS).to_dict("records")
-    told = ", ".join(f"with {row['processes']} in {row['seconds']:.0f} s ({row['speed_up']:.2f} times as fast)" for row in more)
+    told = ", ".join(
+        f"with {row['processes']} in {row['seconds']:.0f} s ({row['speed_up']:.2f} times as fast)" for row in more
+    )
     sets = " and ".join(alone["targets"].split())
     return f"The K-Means part on {sets}, from empty caches: with one process in {alone['seconds']:.0f} s, {told}."
 
@@ -467,6 +488,7 @@ def written(text: str) -> str:
         "seeds": seeds_table(),
         "peers": peers_table(),
         "pretraining": pretraining_table(),
+        "leak": leak_table(),
         "transfer": transfer_table(),
         "sources": sources_table(),
         "shift": shift_table(),

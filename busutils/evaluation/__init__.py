@@ -17,7 +17,7 @@ from busutils.evaluation.evaluate import (
     score_masks,
     summarise,
 )
-from busutils.evaluation.ranking import compare_all, holm, rank_methods
+from busutils.evaluation.ranking import compare_all, gain, holm, rank_methods
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
 from busutils.evaluation.strata import CONTRAST_BANDS, SIZE_BANDS, add_descriptors, add_size_band, lesion_contrast
 
@@ -42,6 +42,7 @@ __all__ = [
     "evaluate_masks",
     "expected_calibration_error",
     "fit_temperature",
+    "gain",
     "holm",
     "lesion_contrast",
     "rank_methods",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import busutils
 from busutils import datasets, jobs
 from busutils.datasets import LesionDataset
 from busutils.evaluation.evaluate import evaluate
@@ -67,8 +69,8 @@ class BenchmarkSpec:
     ----------
     methods : mapping of str to mapping
         Name → ``kind`` (``constant``, ``kmeans``, ``unet``, ``ensemble`` or ``weights``) and its settings. ``weights`` are
-        tested only: ``name`` is that of shipped weights, or a file; for a file, ``trained_on`` names its sets, as in
-        `sources`, and ``held_out`` the fold it did not see, if any.
+        tested only: ``name`` is that of shipped weights, or a file. For a file, also as the ``start`` of a network,
+        ``trained_on`` names its sets, as in `sources`, and ``held_out`` the fold it did not see, if any.
     sources : list of str
         Training sets, such as ``busi`` or ``phantom?scanner=portable``; several joined by `` + `` are trained on together.
     targets : list of str
@@ -134,7 +136,10 @@ class BenchmarkSpec:
                 raise SpecError(f"{path}: method {name} needs a kind: one of {', '.join(_KINDS)}")
             try:
                 segmenter = _segmenter(method, spec.seeds[0])
-                if not segmenter.supervised:  # checks its settings when it is used
+                _known_before(method, segmenter)
+                if hasattr(segmenter, "check_settings"):
+                    segmenter.check_settings()
+                elif not segmenter.supervised:  # checks its settings when it is used
                     segmenter.predict(np.zeros((1, 16, 16), np.uint8))
             except (TypeError, ValueError) as error:
                 raise SpecError(f"{path}: method {name}: {error}") from error
@@ -144,7 +149,8 @@ class BenchmarkSpec:
 def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
     from busutils import models
 
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in method.items() if k != "kind"}
+    about = ("kind", "trained_on", "held_out")
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in method.items() if k not in about}
     kind = method.get("kind")
     if kind == "constant":
         return models.ConstantMaskSegmenter(**settings)
@@ -156,17 +162,40 @@ def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
         return models.EnsembleSegmenter(**settings, seed=seed)
     if kind == "weights":
         name = str(settings.get("name"))
-        if name not in models.list_weights() and "trained_on" not in settings:
-            raise SpecError(f"weights {name} need trained_on: the sets that they must not be scored on")
+        _facts(name, method)
         return models.load_weights(name) if name in models.list_weights() else models.load(name)
     raise SpecError(f"unknown kind {kind!r}: choose one of {', '.join(_KINDS)}")
+
+
+# Sets that a method was shaped by, joined by " + ", each with the fold that was left out of them, or None.
+_Known = tuple[tuple[str, int | None], ...]
+
+
+def _facts(name: str, method: Mapping[str, Any]) -> _Known:
+    """What weights were trained on: told by themselves if they are shipped, by the description otherwise."""
+    from busutils import models
+
+    about = {**(models.weights_facts(name) if name in models.list_weights() else {}), **method}
+    if "trained_on" not in about:
+        raise SpecError(f"weights {name} need trained_on: the sets that they must not be scored on")
+    return ((about["trained_on"], about.get("held_out")),)
+
+
+def _known_before(method: Mapping[str, Any], segmenter: Segmenter) -> _Known:
+    """What shaped a method before it is trained here, if it is."""
+    if method["kind"] == "weights":
+        return _facts(str(method["name"]), method)
+    if (start := getattr(segmenter, "start_file", None)) is not None:
+        shipped = start == weights_file(start.stem)
+        return _facts(start.stem if shipped else str(start), method)
+    return getattr(segmenter, "fitted_on", ())
 
 
 def _load(specs: str, root: str | None) -> LesionDataset:
     parts = []
     for spec in specs.split(" + "):
-        key, _ = datasets.parse_spec(spec)
-        parts.append(datasets.load(spec, root=None if key == "phantom" else root))
+        key, options = datasets.parse_spec(spec)
+        parts.append(datasets.load(spec, root=None if key == "phantom" or "root" in options else root))
     # Also a single set: the ids and groups of all sets then carry their set's key, and leaks between sets show.
     return datasets.concatenate(*parts)
 
@@ -180,6 +209,7 @@ class _Task:
     source: str | None
     seed: int
     fold: int | None
+    known: _Known
     target: str | None
     size: int
     root: str | None
@@ -189,7 +219,7 @@ class _Task:
 
 def _train(task: _Task) -> Segmenter:
     segmenter = _segmenter(task.method, task.seed)
-    if task.source is None or task.method["kind"] == "weights":
+    if task.source is None:
         return segmenter
     train, _ = _load(task.source, task.root).split(task.fold)
     return fit_on(segmenter, train, task.size)
@@ -213,16 +243,16 @@ def _score_step(given: dict[str, Any]) -> pd.DataFrame:
 def _scores(task: _Task) -> pd.DataFrame:
     assert task.target is not None
     target = _load(task.target, task.root).subset(range(*task.block))
-    # Groups carry their set's key, so only the sets that are on both sides can share any.
-    shared = [part for part in (task.source or "").split(" + ") if part and _keys(part) & _keys(task.target)]
-    if shared:
-        seen = _load(" + ".join(shared), task.root)
-        if task.fold is not None:
-            seen, _ = seen.split(task.fold)
-        unseen = ~np.isin(target.groups, seen.groups)
-        if not unseen.any():
-            return pd.DataFrame(columns=["id", "label", "group", "source"])
-        target = target.subset(unseen)
+    unseen = np.ones(len(target), bool)
+    for specs, fold in task.known:
+        # Groups carry their set's key, so only the sets that are on both sides can share any.
+        shared = [part for part in specs.split(" + ") if _keys(part) & _keys(task.target)]
+        if shared:
+            known = _load(" + ".join(shared), task.root)
+            unseen &= ~np.isin(target.groups, (known if fold is None else known.split(fold)[0]).groups)
+    if not unseen.any():
+        return pd.DataFrame(columns=["id", "label", "group", "source"])
+    target = target.subset(unseen)
     return evaluate(_train(task), target, task.size)
 
 
@@ -259,33 +289,45 @@ def run_benchmark(
         One row an image and training: the columns of :func:`busutils.evaluation.evaluate` and ``method, source, target,
         seed, fold``. Images that share a group with a training image are not in it.
     """
+    # Everything a worker needs is told here: it may run in another folder, and with other variables.
+    root = root or os.environ.get("BUSUTILS_DATA_DIR")
     root = None if root is None else os.path.abspath(root)
-    content, n_images = {}, {}
+    content, groups, n_images, folds = {}, {}, {}, set()
     for name in dict.fromkeys([*spec.sources, *spec.targets]):
         dataset = _load(name, root)
         content[name] = jobs.content_key(*dataset.load_arrays(spec.size), dataset.ids, dataset.groups, dataset.folds())
-        n_images[name] = len(dataset)
+        groups[name], n_images[name] = set(dataset.groups), len(dataset)
+        folds |= set(dataset.folds()) if name in spec.sources else set()
+    if absent := sorted(set(spec.folds) - folds):
+        raise SpecError(f"the training sets have no fold {absent[0]}: their folds are {min(folds)} to {max(folds)}")
+    if client is not None:
+        _check_shared_cache(client)
     trainings, scorings = [], []
-    for name, method in spec.methods.items():
+    for name, given in spec.methods.items():
+        method = _anywhere(given)
         for source, fold, seed in _trainings(spec, method):
-            task = asdict(_Task(name, dict(method), source, seed, fold, None, spec.size, root, content.get(source, "")))
-            if method["kind"] == "weights":
-                task["content"] = jobs.content_key(weights_file(method["name"]).read_bytes())
-            elif source is not None:
+            segmenter = _segmenter(method, seed)
+            known = _known_before(method, segmenter) + (((source, fold),) if source else ())
+            parts = [content.get(source, "")]
+            parts += [file.read_bytes() for file in _files_of(method, segmenter)]
+            task = asdict(
+                _Task(name, method, source, seed, fold, known, None, spec.size, root, jobs.content_key(*parts))
+            )
+            if source is not None:
                 trainings.append(task)
             for target in spec.targets:
-                at_home = source is not None and bool(_keys(target) & _keys(source))
+                at_home = source is not None and bool(groups[source] & groups[target])
                 # Away from home one training a seed is enough: that without the first fold.
-                if at_home or method["kind"] == "weights" or fold == spec.folds[0]:
+                if at_home or source is None or fold == spec.folds[0]:
                     scoring = task | {"target": target, "content": task["content"] + content[target]}
                     blocks = [(i, min(i + BLOCK, n_images[target])) for i in range(0, n_images[target], BLOCK)]
                     scorings += [scoring | {"block": block} for block in blocks]
-    options = {"parts": RECIPE_VERSION, "n_jobs": n_jobs, "client": client, "progress": progress}
-    jobs.run("train", _train_step, trainings, **options)
-    tables = jobs.run("score", _score_step, scorings, ending=".csv", **options)
+    options = {"n_jobs": n_jobs, "client": client, "progress": progress}
+    jobs.run("train", _train_step, trainings, parts=RECIPE_VERSION, **options)
+    tables = jobs.run("score", _score_step, scorings, parts=[RECIPE_VERSION, _code()], ending=".csv", **options)
     told = ("target", "seed", "fold")
     rows = [
-        table.assign(method=task["name"], source=task["source"] or "", **{name: task[name] for name in told})
+        table.assign(method=task["name"], source=_source_of(task), **{name: task[name] for name in told})
         for task, table in zip(scorings, tables, strict=True)
     ]
     if not any(map(len, rows)):
@@ -294,19 +336,65 @@ def run_benchmark(
 
 
 def _trainings(spec: BenchmarkSpec, method: Mapping[str, Any]) -> Iterator[tuple[str | None, int | None, int]]:
-    """Sources, folds and seeds with which a method is trained, or was."""
+    """Sources, folds and seeds with which a method is trained here; no source for what is not."""
     segmenter = _segmenter(method, spec.seeds[0])
     if method["kind"] == "weights":
-        from busutils import models
-
-        shipped = models.weights_facts(method["name"]) if method["name"] in models.list_weights() else {}
-        about = {**shipped, **method}
-        yield about["trained_on"], about.get("held_out"), spec.seeds[0]
+        ((_, held_out),) = _known_before(method, segmenter)
+        yield None, held_out, spec.seeds[0]
     elif not segmenter.supervised:
         yield None, spec.folds[0], spec.seeds[0]
     else:
         by_chance = "seed" in segmenter.get_params(deep=False)
         yield from itertools.product(spec.sources, spec.folds, spec.seeds if by_chance else spec.seeds[:1])
+
+
+def _source_of(task: Mapping[str, Any]) -> str:
+    """What the table names as the training set: that of this run, or that which shaped the method before."""
+    return task["source"] or " + ".join(dict.fromkeys(specs for specs, _ in task["known"]))
+
+
+def _anywhere(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method whose files are named by whole paths."""
+    whole = dict(method)
+    for key in ("name", "start"):
+        # Shipped weights are found by their name everywhere.
+        if key in method and weights_file(str(method[key])) == Path(str(method[key])):
+            whole[key] = os.path.abspath(method[key])
+    if "changes" in method:  # of an ensemble's members
+        whole["changes"] = _anywhere(method["changes"])
+    return whole
+
+
+def _files_of(method: Mapping[str, Any], segmenter: Segmenter) -> list[Path]:
+    """Files of weights that a method's answers depend on: their content counts, not their name."""
+    if method["kind"] == "weights":
+        return [weights_file(str(method["name"]))]
+    start = getattr(segmenter, "start_file", None)
+    return [] if start is None else [start]
+
+
+def _code() -> str:
+    """Key of the code that scores depend on, beyond that of trainings, whose recipe has a version."""
+    package = Path(busutils.__file__).parent
+    names = ("metrics", "evaluation/evaluate", "datasets/pixels")
+    names += tuple(f"models/{name}" for name in ("constant", "ensemble", "kmeans", "regions", "segmenter"))
+    return jobs.content_key(*((package / f"{name}.py").read_bytes() for name in names))
+
+
+def _sees(name: str) -> bool:
+    return (jobs.cache_dir() / name).is_file()
+
+
+def _check_shared_cache(client: Any) -> None:
+    """Refuse a cluster whose workers would train one network again for every block of images."""
+    jobs.cache_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=jobs.cache_dir(), prefix="shared-") as probe:
+        blind = [worker for worker, sees in client.run(_sees, Path(probe.name).name).items() if not sees]
+    if blind:
+        raise SpecError(
+            f"worker {blind[0]} does not see this machine's cache {jobs.cache_dir()}: give all of them one "
+            f"BUSUTILS_CACHE_DIR that they share"
+        )
 
 
 def _keys(specs: str) -> set[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from busutils import metrics
 from busutils.datasets import LesionDataset
-from busutils.datasets.pixels import resize_mask
+from busutils.datasets.pixels import read_image, resize_mask
 from busutils.evaluation.statistics import bootstrap_mean
 from busutils.models.segmenter import Segmenter
 
@@ -118,13 +118,23 @@ def _mask_file(folder: Path, record_id: str) -> Path | None:
 
 
 def _read_mask(path: Path) -> np.ndarray:
+    again = "write black and white, without transparency"
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture.convert("L"))
+            opaque = "A" not in picture.getbands() or np.ptp(picture.getchannel("A")) == 0
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EvaluationError(f"{path} is not a readable mask image: write it again") from error
-    # Programs write lesions as 255, 1 or True; the brightest value is the lesion unless the mask is black.
-    return values > values.max() / 2 if values.any() else np.zeros(values.shape, bool)
+    if not opaque:
+        raise EvaluationError(f"{path} is transparent in places, which may or may not mean lesion: {again}")
+    levels = np.unique(values)
+    # Programs write lesions as 255, 1 or the number of a class; maps and smoothed borders have many levels, up to white.
+    two_valued = len(levels) == 1 or (len(levels) == 2 and levels[0] == 0)
+    if two_valued:
+        return values > levels[-1] / 2 if levels[-1] else np.zeros(values.shape, bool)
+    if levels[-1] < 128:
+        raise EvaluationError(f"{path} holds {len(levels)} grey values up to {levels[-1]}, which is no mask: {again}")
+    return values > 127
 
 
 def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size: int = 256) -> pd.DataFrame:
@@ -149,8 +159,8 @@ def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size:
     Raises
     ------
     EvaluationError
-        If the folder is missing, an image has no mask, or a mask cannot be read. Leaving out the hard images is not
-        an option.
+        If the folder is missing, an image has no mask, or a mask cannot be read, is not black and white, or has other
+        proportions than its image. Leaving out the hard images is not an option.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -166,7 +176,18 @@ def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size:
             f"write one PNG an image, named <id>.png, black where nothing was found"
         )
     _, masks = dataset.load_arrays(size)
-    preds = [resize_mask(_read_mask(path), size) for path in paths.values() if path is not None]
+    preds = []
+    for record in dataset:
+        path = paths[record.id]
+        assert path is not None
+        drawn, (height, width) = _read_mask(path), read_image(record.image).shape
+        # A pixel more or less is rounding.
+        if abs(drawn.shape[0] * width - drawn.shape[1] * height) > 2 * max(height, width):
+            raise EvaluationError(
+                f"{path} has {drawn.shape[1]} x {drawn.shape[0]} pixels (width x height), but its image {width} x {height}: "
+                f"write masks as large as the images, or of their proportions"
+            )
+        preds.append(resize_mask(drawn, size))
     return score_masks(dataset, masks, preds)
 
 

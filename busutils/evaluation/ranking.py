@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from busutils.evaluation.statistics import compare
+from busutils.evaluation.statistics import Interval, bootstrap_mean, compare
 
-__all__ = ["compare_all", "holm", "rank_methods"]
+__all__ = ["compare_all", "gain", "holm", "rank_methods"]
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -53,6 +53,73 @@ def _lesion_scores(table: pd.DataFrame, score: str) -> tuple[pd.DataFrame, pd.Se
     if scores.isna().any(axis=None):
         raise ValueError("not every method has a score of every image: compare methods on the same images")
     return scores, lesions.drop_duplicates("id").set_index("id")["group"][scores.index]
+
+
+def gain(
+    table: pd.DataFrame,
+    column: str,
+    first: str,
+    second: str,
+    score: str = "dice",
+    *,
+    level: float = 0.95,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """How much more the first has than the second, image by image, over images with a lesion that both were scored on.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an image and training, with the columns ``id, group, mask_area``, the score, and ``seed`` where there are
+        several trainings.
+    column : str
+        Tells the two apart, such as ``"method"``.
+    first, second : str
+        Values of `column`.
+    score : str, default "dice"
+        Column to compare.
+    level, n_boot, seed
+        As in :func:`busutils.evaluation.bootstrap_mean`.
+
+    Returns
+    -------
+    Interval
+        Mean difference, first minus second. Trainings with equal seeds are compared in pairs, several trainings of one side
+        each with the only one of the other; both kinds are drawn anew as groups are, so that the interval covers their
+        chance. Unequal seeds on both sides are averaged first.
+
+    Raises
+    ------
+    ValueError
+        If one of them is missing, or they share no image with a lesion.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"id": list("aabb"), "group": list("aabb"), "mask_area": 1, "way": list("xyxy")})
+    >>> gain(table.assign(dice=[0.9, 0.4, 0.8, 0.3]), "way", "x", "y").mean
+    0.5
+    """
+    table = table[(table["mask_area"] > 0) & table[column].isin([first, second])]
+    scores = table.assign(seed=table.get("seed", 0)).pivot_table(
+        index=["id", "group"], columns=[column, "seed"], values=score
+    )
+    if {first, second} - set(scores.columns.get_level_values(0)):
+        raise ValueError(f"{first} and {second} must both be in the column {column}, with images that show a lesion")
+    one, other = scores[first], scores[second]  # a column a training
+    if set(one) == set(other):
+        more = one - other
+    elif one.shape[1] == 1:
+        more = -other.sub(one.iloc[:, 0], axis=0)
+    elif other.shape[1] == 1:
+        more = one.sub(other.iloc[:, 0], axis=0)
+    else:
+        more = (one.mean(axis=1) - other.mean(axis=1)).to_frame("all")
+    more = more.rename_axis(columns="training").stack().rename("difference").dropna().reset_index()
+    if more.empty:
+        raise ValueError(f"{first} and {second} were scored on no image in common that shows a lesion")
+    options = {"level": level, "n_boot": n_boot, "seed": seed}
+    return bootstrap_mean(more["difference"], more["group"], trainings=more["training"], **options)
 
 
 def compare_all(

@@ -79,7 +79,7 @@ def across_devices() -> contextlib.AbstractContextManager:
     """Return where networks for training are built: over all graphics cards of this machine if there are several.
 
     Every card then takes an equal part of each batch, and all keep equal weights (TensorFlow's ``MirroredStrategy``).
-    ``BUSUTILS_DEVICES`` names other devices, such as ``GPU:0,GPU:1``. Other engines train on one device.
+    ``BUSUTILS_DEVICES`` names other devices, such as ``GPU:0,GPU:1``, or a single one. Other engines train on one device.
     """
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
@@ -87,4 +87,6 @@ def across_devices() -> contextlib.AbstractContextManager:
 
     named = os.environ.get("BUSUTILS_DEVICES")
     devices = named.split(",") if named else [device.name for device in tensorflow.config.list_logical_devices("GPU")]
-    return tensorflow.distribute.MirroredStrategy(devices).scope() if len(devices) > 1 else contextlib.nullcontext()
+    if len(devices) > 1:
+        return tensorflow.distribute.MirroredStrategy(devices).scope()
+    return tensorflow.distribute.OneDeviceStrategy(devices[0]).scope() if named else contextlib.nullcontext()

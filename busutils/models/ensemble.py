@@ -101,6 +101,17 @@ class EnsembleSegmenter(Segmenter):
         """Side of the members' square, in pixels."""
         return self._member(0).size
 
+    @property
+    def start_file(self) -> Path | None:
+        """File of the weights that every member's training begins with, if any."""
+        return self._member(0).start_file
+
+    def check_settings(self) -> None:
+        """Refuse settings that a training could only fail with; see :meth:`UNetSegmenter.check_settings`."""
+        if self.members < 1:
+            raise ValueError(f"members must be at least 1, got {self.members}")
+        self._member(0).check_settings()
+
     def _fit(
         self,
         images: list[np.ndarray],

@@ -11,7 +11,6 @@ from busutils import jobs
 from busutils.datasets import LesionDataset
 from busutils.models.segmenter import Segmenter, WeightsError
 from busutils.models.training import RECIPE_VERSION
-from busutils.models.weights import weights_file
 
 __all__ = ["fit_on"]
 
@@ -54,7 +53,7 @@ def fit_on(
     if not segmenter.supervised:
         return fresh.fit(images)
     parts = [RECIPE_VERSION, segmenter, images, masks, dataset.groups]
-    if getattr(segmenter, "start", None) and (before := weights_file(segmenter.start)).is_file():
+    if (before := getattr(segmenter, "start_file", None)) is not None and before.is_file():
         parts.append(before.read_bytes())
     key = jobs.content_key(*parts)[:20]
     place = Path(folder or jobs.cache_dir() / "trained")

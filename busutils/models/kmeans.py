@@ -375,6 +375,16 @@ WEIGHTS: dict[str, dict[str, float]] = {
     },
 }
 
+# Each with the fold that was left out, or None.
+FITTED_ON: dict[str, tuple[tuple[str, int | None], ...]] = {
+    "score": (("bus-bra", 5),),
+    "presence": (
+        ("bus-bra", 5),
+        ("phantom?n=400&scanner=mixed&seed=11", None),
+        ("phantom?n=300&scanner=mixed&seed=12&kind=normal", None),
+    ),
+}
+
 # What each preset does; an option given to the segmenter takes precedence.
 PRESETS: dict[str, dict[str, Any]] = {
     "textbook": {
@@ -423,8 +433,9 @@ _CONTOURS = ("none", "hull", "walker")
 class KMeansSegmenter(Segmenter):
     """K-Means on grey levels, with every step around it that makes it find lesions.
 
-    It learns nothing and never sees a mask: :meth:`fit` only checks its input, and :meth:`predict` works
-    without it. An option left at None is what the preset says.
+    It learns nothing from the images it is used on and never sees a mask of theirs: :meth:`fit` only checks its input,
+    and :meth:`predict` works without it. The score that chooses among candidates, though, has weights that were fitted
+    once, with masks: see :attr:`fitted_on`. An option left at None is what the preset says.
 
     Parameters
     ----------
@@ -531,6 +542,18 @@ class KMeansSegmenter(Segmenter):
                 )
             options["weights"] = WEIGHTS[options["weights"]]
         return options
+
+    @property
+    def fitted_on(self) -> tuple[tuple[str, int | None], ...]:
+        """Sets whose masks shaped the weights in use, each with the fold that was left out of it, or None.
+
+        What was fitted is no test: :func:`busutils.evaluation.run_benchmark` does not score it.
+        """
+        options = self.options()
+        own = options["weights"] in WEIGHTS.values()
+        score = FITTED_ON["score"] if own and options["choice"] == "score" else ()
+        presence = FITTED_ON["presence"] if options["reject"] > 0 else ()
+        return tuple(dict.fromkeys(score + presence))
 
     # -- the steps; a subclass may put another in its place
     # ----------------------------------------------------

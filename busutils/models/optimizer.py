@@ -14,7 +14,8 @@ class RatedAdamW(keras.optimizers.AdamW):
     """AdamW in which the weights of some layers learn at a share of the common rate.
 
     A pretrained encoder has little to learn; at the full rate it forgets (Amiri, Brooks & Rivaz 2020,
-    doi:10.1109/TUFFC.2020.3015081, fine-tune it rather than freeze it).
+    doi:10.1109/TUFFC.2020.3015081, fine-tune it rather than freeze it). The decay of the weights, which AdamW keeps apart
+    from the gradient's step, is that of the common rate everywhere.
 
     Parameters
     ----------

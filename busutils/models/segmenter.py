@@ -29,6 +29,7 @@ __all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean
 FORMAT_VERSION = 1
 # Of an image; so many pixels tell how sure a network is of a region.
 CONFIDENT_SHARE = 0.001
+VIEWS = (1, 2, 4)  # how many test-time views a probability may be the mean of
 
 Images = np.ndarray | Sequence[np.ndarray]
 
@@ -169,8 +170,8 @@ def mean_of_views(
     -------
     (N, S, S) float32 ndarray
     """
-    if views not in (1, 2, 4):
-        raise ValueError(f"views must be 1, 2 or 4, got {views}")
+    if views not in VIEWS:
+        raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}")
     total = proba(squares)
     if views >= 2:
         total = total + proba(squares[:, :, ::-1])[:, :, ::-1]

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ import pandas as pd
 from busutils import jobs, metrics
 from busutils.datasets.pixels import resize_image, resize_mask
 from busutils.models.augment import augment_batch, strengths
-from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, mean_of_views
+from busutils.models.segmenter import VIEWS, Segmenter, WeightsError, clean_mask, mean_of_views
 
 __all__ = ["PRESETS", "UNetSegmenter", "validation_groups"]
 
@@ -205,6 +206,39 @@ class UNetSegmenter(Segmenter):
             raise ValueError(f"unknown preset {name!r} of the U-Net: choose one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
+    @property
+    def start_file(self) -> Path | None:
+        """File of the weights that a training begins with, or None for chance or ImageNet."""
+        from busutils.models.weights import weights_file
+
+        return None if self.start is None else weights_file(self.start)
+
+    def check_settings(self) -> None:
+        """Refuse settings that a training could only fail with, before it has taken an hour.
+
+        Raises
+        ------
+        ValueError
+            If a setting is out of its range; the network's own are checked when it is built.
+        """
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.views not in VIEWS:
+            raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction is a share of the images, 0 or more and below 1, got {self.validation_fraction}"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        strengths(self.augmentation)
+        if self.start_file is not None and not self.start_file.is_file():
+            from busutils.models.weights import list_weights
+
+            shipped = ", ".join(list_weights())
+            raise WeightsError(f"there are no weights {self.start} to start from: name a file, or one of {shipped}")
+
     def _build(self) -> Any:
         from busutils.models.engine import precision
         from busutils.models.unet import unet
@@ -214,10 +248,8 @@ class UNetSegmenter(Segmenter):
 
     def _starting_network(self) -> Any:
         network = self._build()
-        if self.start is not None:
-            from busutils.models.weights import weights_file
-
-            before = Segmenter.load(weights_file(self.start))
+        if self.start_file is not None:
+            before = Segmenter.load(self.start_file)
             weights = before.network_.get_weights() if hasattr(before, "network_") else []
             if [w.shape for w in weights] != [tuple(w.shape) for w in network.weights]:
                 raise WeightsError(
@@ -245,6 +277,7 @@ class UNetSegmenter(Segmenter):
         ``checkpoint`` is a file that holds the training after every epoch; the same call takes it up again.
         """
         assert masks is not None
+        self.check_settings()
         groups = np.arange(len(images)) if groups is None else np.asarray(groups)
         if len(groups) != len(images):
             raise ValueError(f"{len(images)} images but {len(groups)} groups: give one group an image")
@@ -401,7 +434,9 @@ class Training:
             warmup_target=segmenter.learning_rate,
             warmup_steps=self.steps,
         )
-        # Averaging the weights over about one epoch makes the validation score, and so the choice by it, less jumpy.
+        # Averaging the weights over about one epoch makes the validation score, and so the choice by it, less jumpy. Keras
+        # puts the average in place of the weights at the end of every call of fit, here of every epoch: the next epoch
+        # begins from the average, as the slow weights of Lookahead do (Zhang et al. 2019, arXiv:1907.08610).
         self.optimizer = RatedAdamW(
             rate,
             dict.fromkeys(names_of_encoder(self.network), segmenter.encoder_rate) if segmenter.encoder else {},
@@ -444,18 +479,12 @@ class Training:
         start = time.perf_counter()
         self._seed_dropout(epoch)
         fit = self.network.fit(self._batches(epoch), initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
-        raw = [np.asarray(variable) for variable in self.network.trainable_variables]
-        self.optimizer.finalize_variable_values(self.network.trainable_variables)
         dice = math.nan
         if len(self.val_images):
             dice = mean_dice(self.val_masks, network_proba(self.network, self.val_images), 0.5)
         if math.isnan(dice) or dice > self.best_dice:
-            self.best, self.best_dice = (
-                self.network.get_weights(),
-                dice if not math.isnan(dice) else -math.inf,
-            )
-        for variable, value in zip(self.network.trainable_variables, raw, strict=True):
-            variable.assign(value)
+            self.best = self.network.get_weights()
+            self.best_dice = dice if not math.isnan(dice) else -math.inf
         self.history.append(
             {
                 "epoch": epoch + 1,
@@ -516,7 +545,7 @@ class Training:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = dict(archive)
             header = json.loads(str(arrays["header"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise WeightsError(f"{path} is not a training checkpoint: delete it or name another file") from error
         if header["identity"] != self._identity():
             raise WeightsError(

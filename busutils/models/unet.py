@@ -79,11 +79,10 @@ def unet(
     if encoder is not None and n_levels != 5:
         raise ValueError(f"a U-Net with this encoder has 5 levels, but filters has {n_levels} entries")
     halvings = n_levels - 1 if encoder is None else n_levels
-    if n_levels < 2 or size % 2**halvings:
-        raise ValueError(
-            f"a U-Net of {n_levels} levels needs at least 2 levels and a size divisible by "
-            f"{2 ** max(halvings, 1)}, got {size}"
-        )
+    if n_levels < 2:
+        raise ValueError(f"a U-Net needs at least 2 levels, but filters has {n_levels} entries")
+    if size % 2**halvings:
+        raise ValueError(f"a U-Net of {n_levels} levels needs a size divisible by {2**halvings}, got {size}")
     seeds = itertools.count(1000 * seed)
     image = keras.Input((size, size, 1), name="image")
     # Zero mean and unit variance image by image: gain and exposure differ between scanners.
