@@ -12,8 +12,8 @@ Experiments on BUSI, each scored on images that were never seen; all but the las
   simulated images mixed in; so, begun with ``phantom-light``. Scored at home (fold 5) and on BUS-BRA's fold 5;
 - ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained on folds 1 to 4 with other seeds than
   the shipped ``busi-encoder``, which is the first of them; a seed also picks the validation groups. Scored on fold 5,
-  normal images included: each alone on the image as it is, each with its test-time views, all together, and all together
-  with ``bus-all``.
+  normal images included: each alone on the image as it is, with cut-offs chosen for that, each with its test-time views, all
+  together, and all together with ``bus-all``.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
@@ -32,8 +32,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 
 from busutils import datasets, evaluation, jobs, models, plotting
+from busutils.models.training import choose_cutoffs, validation_groups
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -105,26 +107,31 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
     """Train one recipe with several seeds; score the networks one by one and together."""
     train, test = busi.split(5)
     images, masks = test.load_arrays(256)
+    train_images, train_masks = train.load_arrays(256)
     tables: dict[str, list[pd.DataFrame]] = {"one view": [], "four views": [], "four views, and bus-all": []}
 
     def score(segmenter: models.Segmenter, probs: np.ndarray, setting: str, networks: str, seed: int) -> None:
         table = evaluation.score_masks(test, masks, segmenter.masks_from(probs))
-        tables[setting].append(
-            table.assign(setting=setting, networks=networks, seed=seed, n_train=len(train), size=256)
-        )
+        about = {"setting": setting, "networks": networks, "seed": seed, "epochs": members[0].epochs, "size": 256}
+        tables[setting].append(table.assign(**about, n_train=len(train)))
         print(f"{networks}, {setting}: {table.loc[table['mask_area'] > 0, 'dice'].mean():.3f}", flush=True)
 
     members, maps = [], []
     for seed in range(seeds):
         recipe = models.UNetSegmenter.preset("encoder", epochs=settings["epochs"], seed=seed)
         member = models.fit_on(recipe, train, progress=True) if seed else models.load_weights("busi-encoder")
-        name = f"seed {seed}, {member.epochs} epochs"
         members.append(member)
+        if member.epochs != members[0].epochs:
+            raise SystemExit(
+                f"busi-encoder was trained for {members[0].epochs} epochs: give --epochs {members[0].epochs}"
+            )
         maps.append(member.predict_proba(images))
-        score(member, maps[-1], "four views", name, seed)
-        views, member.views = member.views, 1
-        score(member, member.predict_proba(images), "one view", name, seed)
-        member.views = views
+        score(member, maps[-1], "four views", f"seed {seed}", seed)
+        alone = clone(member).set_params(views=1)
+        alone.network_, alone.fitted_ = member.network_, True
+        held_out = validation_groups(train.groups, member.validation_fraction, seed)
+        choose_cutoffs(alone, train_images[held_out], train_masks[held_out])
+        score(alone, alone.predict_proba(images), "one view", f"seed {seed}", seed)
     score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "four views", "together", 0)
     members.append(models.load_weights("bus-all"))
     maps.append(members[-1].predict_proba(images))
@@ -161,7 +168,7 @@ def draw() -> plt.Figure:
         )
         axis.tick_params(axis="x", labelsize="small")
         axis.legend(frameon=False, loc="lower right")
-    axes[0, 0].set_ylabel("mean Dice, 95 % interval over groups")
+    axes[0, 0].set_ylabel("mean Dice, 95 % interval over groups\n(and trainings, where there are several)")
     return figure
 
 
@@ -174,7 +181,8 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.experiments:
         table = EXPERIMENTS[name](datasets.load("busi"), given.seeds, {"epochs": given.epochs, "size": given.size})
-        table = table.assign(size=table.get("size", given.size), epochs=given.epochs).round(4)
+        asked = {"size": given.size, "epochs": given.epochs}
+        table = table.assign(**{key: table.get(key, value) for key, value in asked.items()}).round(4)
         with jobs.atomic_path(FIGURES / f"unet_{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
         print(evaluation.summarise(table, ["setting", X_OF[name]]).round(3).to_string())

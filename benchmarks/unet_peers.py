@@ -46,23 +46,17 @@ Proba = Callable[[np.ndarray], np.ndarray]
 
 
 def epochs_of_light(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Proba, int]]:
-    """Train by the package's recipe; the network that is scored holds the averaged weights."""
+    """Train by the package's recipe; an epoch ends with the averaged weights."""
     from busutils import models
     from busutils.models.training import Training, network_proba
 
     settings = models.UNetSegmenter(seed=seed)
     empty = data["images"][:0]
     training = Training(settings, data["images"], data["masks"], empty, empty.astype(bool))
+    network = training.network
     for epoch in range(settings.epochs):
         training._epoch(epoch)
-        raw = training.network.get_weights()
-
-        def proba(squares: np.ndarray, averaged: list[np.ndarray] = training.best) -> np.ndarray:
-            training.network.set_weights(averaged)
-            return network_proba(training.network, squares)
-
-        yield proba, training.network.count_params()
-        training.network.set_weights(raw)
+        yield (lambda squares: network_proba(network, squares)), network.count_params()
 
 
 def epochs_of_sibling(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Proba, int]]:
@@ -258,6 +252,8 @@ def main() -> None:
                 if line.startswith("{"):
                     rows.append(json.loads(line))
                     print(line, end="", flush=True)
+        if process.returncode or not rows:
+            sys.exit(f"{peer} ended with {process.returncode} after {len(rows)} epochs: nothing of it was written")
         engine = "torch" if peer == "monai" else os.environ.get("KERAS_BACKEND", "tensorflow")
         before = table[(table["peer"] != peer) | (table["engine"] != engine)]
         table = pd.concat([before, pd.DataFrame(rows).assign(engine=engine)], ignore_index=True)

@@ -161,7 +161,8 @@ BUS_BRA = Card(
     layout="Images/bus_0001-l.png, Masks/mask_0001-l.png, bus_data.csv, 5-fold-cv.csv",
     quirks=(
         "1-bit masks",
-        "folds are the set's own; by our audit two pairs of cases in different folds look like one scene (305-l/306-l)",
+        "folds are the set's own; of five pairs of images that the audit finds alike under two cases, all show different "
+        "lesions by eye, but cases 305 (fold 5) and 306 (fold 3) may be one breast",
         "partial copies: what bus_data.csv lists and the folder lacks is named",
     ),
     downloads=(
