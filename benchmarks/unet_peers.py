@@ -9,11 +9,10 @@ its own, one after the other:
 - ``monai``: ``monai.networks.nets.UNet`` with our channels and residual units, ``DiceCELoss``, AdamW 1e-3, batches of 8, flips,
   rotation, zoom, contrast and noise from MONAI; runs where ``torch`` and ``monai`` are installed (no dependency of ours).
 
-Times are comparable only within one engine (a row's ``engine``): each engine was one run on one machine. ``seconds`` is wall
-time, ``cpu_seconds`` what the process used of all cores, which other work on the machine does not stretch; the picture takes
-half of the latter where it was recorded. Writes figures/unet_peers.csv, one row an epoch, and draws figures/unet_peers.png.
-Without a peer it only draws. Time to a Dice that was never reached is a lower bound: the time spent. With ``--masks`` the
-best epoch's masks of fold 5 are written too, at the images' own sizes, for ``busutils evaluate --pred``.
+``seconds`` is wall time, so the machine should do nothing else; ``cpu_seconds`` is what the process used of all cores. Writes
+figures/unet_peers.csv, one row an epoch, with the network's ``engine``, and draws figures/unet_peers.png. Rows of peers that were
+not named are kept. Without a peer it only draws. Time to a Dice that was never reached is a lower bound: the time spent. With
+``--masks`` the best epoch's masks of fold 5 are written too, at the images' own sizes, for ``busutils evaluate --pred``.
 
 Usage: python benchmarks/unet_peers.py light sibling monai [--minutes 20] [--python monai=/path/to/python] [--masks DIR]
 """
@@ -160,7 +159,7 @@ def run_here(peer: str, path: str, minutes: float, seed: int) -> None:
         if "test_images" in data and val_dice > best:
             best = val_dice
             np.savez_compressed(test_maps(path, peer), probs=proba(data["test_images"]).astype(np.float32))
-        if cpu / 2 > 60 * minutes:
+        if wall > 60 * minutes:
             break
         start, cpu_start = time.perf_counter(), time.process_time()
 
@@ -189,20 +188,18 @@ def draw(table: pd.DataFrame) -> None:
 
     from busutils import jobs, plotting
 
-    engines = table["engine"].unique()
-    figure, axes = plt.subplots(1, len(engines), figsize=(5 * len(engines), 3.6), sharey=True, squeeze=False)
-    colours = dict(
-        zip(PEERS, (plotting.COLOURS[name] for name in ("U-Net", "K-Means, improved", "constant mask")), strict=True)
-    )
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    names = ("U-Net", "K-Means, improved", "constant mask")
+    colours = dict(zip(PEERS, (plotting.COLOURS[name] for name in names), strict=True))
     markers = dict(zip(PEERS, "os^", strict=True))
-    for axis, engine in zip(axes[0], engines, strict=True):
-        for peer, part in table[table["engine"] == engine].groupby("peer", sort=False):
-            minutes = (part["cpu_seconds"] / 2).fillna(part["seconds"]) / 60
-            axis.plot(minutes, part["val_dice"], f"{markers[peer]}-", color=colours[peer], markersize=3, label=peer)
-        axis.axhline(0.65, color="grey", linewidth=0.8, linestyle=":")
-        axis.set(title=f"engine: {engine}", xlabel="minutes of training on two cores", ylim=(0, 1), xlim=(0, None))
-        axis.legend(frameon=False, loc="lower right")
-    axes[0, 0].set_ylabel("mean Dice, validation groups")
+    for (peer, engine), part in table.groupby(["peer", "engine"], sort=False):
+        options = {"color": colours[peer], "markersize": 3, "label": f"{peer} ({engine})"}
+        axis.plot(part["seconds"] / 60, part["val_dice"], f"{markers[peer]}-", **options)
+    axis.axhline(0.65, color="grey", linewidth=0.8, linestyle=":")
+    axis.set(
+        xlabel="minutes of training on two cores", ylabel="mean Dice, validation groups", ylim=(0, 1), xlim=(0, None)
+    )
+    axis.legend(frameon=False, loc="lower right")
     with jobs.atomic_path(FIGURES / "unet_peers.png") as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
 

@@ -100,7 +100,7 @@ CARD = """# {name}
 
 ## Scores
 
-Means over lesion images at 256², 95 % bootstrap intervals over groups. *Missed*: Dice below 0.1. *Silent*: share of the
+Means over lesion images at 256², 95 % bootstrap intervals over groups. NSD within 2 pixels. *Missed*: Dice below 0.1. *Silent*: share of the
 images without a lesion in which nothing is drawn. *No cut-off*: without the least confidence. One training, one seed: the intervals do not cover the chance of training.
 
 {scores}
@@ -134,15 +134,18 @@ def score(segmenter: models.Segmenter, spec: str, fold: int | None, root: str | 
 def score_table(scores: list[dict]) -> str:
     """Scores as a table for the card."""
     lines = [
-        "| set | lesions | groups | Dice | IoU | median Dice | HD95, px | missed | silent | Dice, no cut-off |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| set | lesions | groups | Dice | median Dice | IoU | HD95, px | NSD | missed | silent | Dice, no cut-off |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in scores:
         where = f"{row['dataset']}, fold {row['fold']}" if row["fold"] else f"{row['dataset']}, all"
         silent = "" if row["false_alarms"] is None else f"{1 - row['false_alarms']:.1%} of {row['n_normal']:.0f}"
+        digits = {"dice": 3, "iou": 3, "hd95": 1, "nsd": 3}
+        dice, iou, hd95, nsd = (
+            f"{row[name]:.{n}f} [{row[f'{name}_low']:.{n}f}, {row[f'{name}_high']:.{n}f}]" for name, n in digits.items()
+        )
         lines.append(
-            f"| {where} | {row['n']:.0f} | {row['groups']:.0f} | {row['dice']:.3f} [{row['dice_low']:.3f}, "
-            f"{row['dice_high']:.3f}] | {row['iou']:.3f} | {row['dice_median']:.3f} | {row['hd95']:.1f} | "
+            f"| {where} | {row['n']:.0f} | {row['groups']:.0f} | {dice} | {row['dice_median']:.3f} | {iou} | {hd95} | {nsd} | "
             f"{row['missed']:.1%} | {silent} | {row['dice_uncut']:.3f} |"
         )
     return "\n".join(lines)
