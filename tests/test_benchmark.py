@@ -245,6 +245,9 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
             process.join(10)
             assert process.exitcode == -signal.SIGKILL
             assert len(written) > 3
+            command = ["benchmark", "run", str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "table.csv")]
+            assert cli.main([*command, "--scheduler", cluster.scheduler_address]) == 0
+            assert len(pd.read_csv(tmp_path / "table.csv")) == len(tables[1])
     pd.testing.assert_frame_equal(tables[0], tables[1])
 
 
