@@ -13,7 +13,8 @@ Experiments on BUSI, each scored on images that were never seen; all but the las
 - ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained on folds 1 to 4 with other seeds than
   the shipped ``busi-encoder``, which is the first of them; a seed also picks the validation groups. Scored on fold 5,
   normal images included: each alone on the image as it is, with cut-offs chosen for that, each with its test-time views, all
-  together, and all together with ``bus-all``.
+  together, and all together with ``bus-all``. Besides, figures/unet_silence.csv: what every least confidence would cost and
+  bring on fold 5, as a bound on what choosing it better could give; it is not used for any choice.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
@@ -24,6 +25,7 @@ Usage: python benchmarks/unet_experiments.py leak pretraining abroad seeds [--se
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import math
 from pathlib import Path
@@ -34,8 +36,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from busutils import datasets, evaluation, jobs, models, plotting
-from busutils.models.training import choose_cutoffs, validation_groups
+from busutils import datasets, evaluation, jobs, metrics, models, plotting
+from busutils.models.training import CONFIDENCES, choose_cutoffs, validation_groups
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -103,6 +105,17 @@ def abroad(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -
     return pd.concat(tables)
 
 
+def silence(segmenter: models.Segmenter, probs: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
+    """Mean Dice of lesions, and share of normal images left alone, for every least confidence."""
+    rows, shown, segmenter = [], masks.any(axis=(1, 2)), copy.copy(segmenter)
+    for confidence in CONFIDENCES:
+        segmenter.confidence_ = confidence
+        drawn = segmenter.masks_from(probs)
+        dice = [metrics.dice(m, d) for m, d in zip(masks[shown], drawn[shown], strict=True)]
+        rows.append((confidence, np.mean(dice), 1 - drawn[~shown].any(axis=(1, 2)).mean()))
+    return pd.DataFrame(rows, columns=["confidence", "dice", "left_alone"])
+
+
 def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
     """Train one recipe with several seeds; score the networks one by one and together."""
     train, test = busi.split(5)
@@ -132,7 +145,14 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
         held_out = validation_groups(train.groups, member.validation_fraction, seed)
         choose_cutoffs(alone, train_images[held_out], train_masks[held_out])
         score(alone, alone.predict_proba(images), "one view", f"seed {seed}", seed)
-    score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "four views", "together", 0)
+    together = models.EnsembleSegmenter.of(members)
+    score(together, np.mean(maps, axis=0), "four views", "together", 0)
+    curves = [
+        silence(m, p, masks).assign(networks=f"seed {s}") for s, (m, p) in enumerate(zip(members, maps, strict=True))
+    ]
+    curves.append(silence(together, np.mean(maps, axis=0), masks).assign(networks="together"))
+    with jobs.atomic_path(FIGURES / "unet_silence.csv") as temporary:
+        pd.concat(curves).round(4).to_csv(temporary, index=False)
     members.append(models.load_weights("bus-all"))
     maps.append(members[-1].predict_proba(images))
     score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "four views, and bus-all", "together", 0)
