@@ -103,8 +103,13 @@ def test_a_folder_of_ones_own_is_added_by_one_line(tmp_path, own_cache, capsys):
         for index, made in enumerate(sorted((tmp_path / "made" / name).rglob("*[0-9]).png"))):
             made.rename(folder / "images" / f"{index}.png")
             made.with_name(f"{made.stem}_mask.png").rename(folder / "masks" / f"{index}.png")
-    targets = [f"folder?root={tmp_path / 'mine'}&name=mine", f"folder?root={tmp_path / 'yours'}"]
     text = 'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\nsize: 32\n'
+    targets = [f"folder?root={tmp_path / name}" for name in ("mine", "yours")]
+    with pytest.raises(evaluation.SpecError, match="two folders are called folder"):
+        read_spec(tmp_path, f"{text}targets: {targets}\n")
+    with pytest.raises(datasets.DatasetError, match="name=busi is that of a published set"):
+        datasets.load(f"{targets[0]}&name=busi")
+    targets[0] += "&name=mine"
     table = evaluation.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n"))
     assert table.groupby("target").size().to_dict() == dict.fromkeys(targets, 3)
     assert set(table["id"][:3]) == {"mine:0", "mine:1", "mine:2"}

@@ -31,7 +31,6 @@ from busutils.datasets.pixels import (
     resize_mask,
 )
 from busutils.datasets.splits import LeakError, check_no_leak, grouped_folds, shipped_folds
-from busutils.jobs import content_key
 
 __all__ = [
     "CARDS",
@@ -214,8 +213,8 @@ def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDa
         Folder that holds the published folders (``Dataset_BUSI_with_GT/``, ``BUSBRA/`` …), or the published
         folder itself; by default the environment variable ``BUSUTILS_DATA_DIR``. Simulated images need none.
     **options
-        Options of the set; they win over those in ``key``. A folder of your own takes ``root`` and ``name`` as well:
-        ``"folder?root=/scans/clinic&name=clinic"``.
+        Options of the set; they win over those in ``key``. A folder of your own takes ``root`` as well, and a ``name``
+        that tells it from other folders: ``"folder?root=/scans/clinic&name=clinic"``.
 
     Returns
     -------
@@ -240,15 +239,12 @@ def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDa
 
         _check_options(name, phantom.load, options, ())
         return phantom.load(**options)
-    own_name = str(options.pop("name", "")) if card(name).key == "folder" else ""
-    if own_name in CARDS:
-        raise DatasetError(f"name={own_name} is that of a published set: call your folder something else.")
+    called = str(options.pop("name", name)) if card(name).key == "folder" else name
+    if called != name and called in CARDS:
+        raise DatasetError(f"name={called} is that of a published set: call your folder something else.")
     report = readers.Report()
-    folder = find_folder(name, root)
-    records = read_records(name, folder, report, **options)
+    records = read_records(name, find_folder(name, root), report, **options)
     messages = [problem.message for problem in report.problems]
     for message in messages:
         warnings.warn(message, DatasetWarning, stacklevel=2)
-    # Folders of one's own are different sets, whatever their files are called.
-    key = f"{name}-{content_key(str(folder.resolve()))[:8]}" if card(name).key == "folder" else name
-    return LesionDataset(records, name=own_name or name, key=own_name or key, warnings=messages)
+    return LesionDataset(records, name=called, key=called, warnings=messages)

@@ -129,6 +129,15 @@ class BenchmarkSpec:
         for name in ("sources", "targets", "seeds", "folds"):
             if not isinstance(getattr(spec, name), list) or not getattr(spec, name):
                 raise SpecError(f"{path}: {name} must be a list with at least one entry")
+        folders: dict[str, Any] = {}
+        for part in " + ".join(map(str, spec.sources + spec.targets)).split(" + "):
+            key, options = datasets.parse_spec(part)
+            name, where = options.get("name", "folder"), options.get("root")
+            if key == "folder" and folders.setdefault(name, where) != where:
+                # Their images could not be told apart, and those of one would count as seen with the other.
+                raise SpecError(
+                    f"{path}: two folders are called {name}: give each a name, as in folder?root=…&name=clinic"
+                )
         if not isinstance(spec.methods, dict) or not spec.methods:
             raise SpecError(f"{path}: methods must name at least one method")
         for name, method in spec.methods.items():
