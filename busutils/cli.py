@@ -176,7 +176,12 @@ def _train(args: argparse.Namespace) -> int:
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
     given = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "precision", "start", "seed")}
-    settings = models.UNetSegmenter.preset(args.preset, **{k: v for k, v in given.items() if v is not None})
+    changes = {name: value for name, value in given.items() if value is not None}
+    if args.members == 1:
+        settings = models.UNetSegmenter.preset(args.preset, **changes)
+    else:
+        seed = changes.pop("seed", 0)
+        settings = models.EnsembleSegmenter(args.preset, changes=changes, members=args.members, seed=seed)
     fitted = models.fit_on(settings, train, progress=True)
     fitted.save(args.out)
     if args.log:
@@ -405,6 +410,9 @@ def _parser() -> argparse.ArgumentParser:
         help="mixed_bfloat16 is faster on processors that know the format, but for the preset encoder",
     )
     command.add_argument("--seed", type=int)
+    command.add_argument(
+        "--members", type=int, default=1, help="train as many, with seeds from --seed up, and join them"
+    )
     command.add_argument("--size", type=int, help="side of the network's square")
     command.add_argument("--dropout", type=float, help="at the bottleneck")
     command.add_argument("--start", metavar="WEIGHTS", help="begin with shipped weights or a file")

@@ -202,6 +202,11 @@ def test_training_exporting_and_using_a_network(capsys, tmp_path):
     )
     assert status == 0
     assert "without fold 5" in out
+    several = ("--members", 2, "--log", tmp_path / "log.csv", "--out", tmp_path / "two.npz")
+    assert run(capsys, "train", "--dataset", "phantom?n=12&size=64", "--epochs", 1, "--size", 32, *several)[0] == 0
+    assert pd.read_csv(tmp_path / "log.csv")["member"].tolist() == [0, 1]
+    sentence = refused(capsys, "train", "--dataset", "phantom?n=12&size=64", "--members", 0, "--out", weights)
+    assert "an ensemble needs at least one member, got 0" in sentence
     status, _, _ = run(capsys, "export", "--weights", weights, "--out", onnx)
     assert status == 0
     from busutils import models

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
 from busutils.models.training import UNetSegmenter
@@ -102,6 +103,12 @@ class EnsembleSegmenter(Segmenter):
         return self._member(0).size
 
     @property
+    def history_(self) -> pd.DataFrame:
+        """One row an epoch of every member: ``member`` and the columns of :attr:`UNetSegmenter.history_`."""
+        parts = [member.history_.assign(member=index) for index, member in enumerate(self.members_)]
+        return pd.concat(parts, ignore_index=True)[["member", *parts[0].columns.drop("member")]]
+
+    @property
     def start_file(self) -> Path | None:
         """File of the weights that every member's training begins with, if any."""
         return self._member(0).start_file
@@ -109,7 +116,7 @@ class EnsembleSegmenter(Segmenter):
     def check_settings(self) -> None:
         """Refuse settings that a training could only fail with; see :meth:`UNetSegmenter.check_settings`."""
         if self.members < 1:
-            raise ValueError(f"members must be at least 1, got {self.members}")
+            raise ValueError(f"an ensemble needs at least one member, got {self.members}")
         self._member(0).check_settings()
 
     def _fit(
@@ -122,8 +129,7 @@ class EnsembleSegmenter(Segmenter):
         progress: bool = False,
     ) -> None:
         """Train all members; see :meth:`UNetSegmenter.fit`. A finished member is kept beside the checkpoint."""
-        if self.members < 1:
-            raise ValueError(f"an ensemble needs at least one member, got {self.members}")
+        self.check_settings()
         self.members_ = []
         finished = []
         for index in range(self.members):
