@@ -500,6 +500,7 @@ def written(text: str) -> str:
         "weights": weights_table(),
         "folds": folds_table(),
         "seeds": seeds_table(),
+        "silence": silence_line(),
         "peers": peers_table(),
         "pretraining": pretraining_table(),
         "leak": leak_table(),
