@@ -132,12 +132,10 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
     members, maps = [], []
     for seed in range(seeds):
         recipe = models.UNetSegmenter.preset("encoder", epochs=settings["epochs"], seed=seed)
+        if members and recipe.epochs != members[0].epochs:
+            raise SystemExit(f"busi-encoder was trained for {members[0].epochs} epochs: give as many with --epochs")
         member = models.fit_on(recipe, train, progress=True) if seed else models.load_weights("busi-encoder")
         members.append(member)
-        if member.epochs != members[0].epochs:
-            raise SystemExit(
-                f"busi-encoder was trained for {members[0].epochs} epochs: give --epochs {members[0].epochs}"
-            )
         maps.append(member.predict_proba(images))
         score(member, maps[-1], "four views", f"seed {seed}", seed)
         alone = clone(member).set_params(views=1)

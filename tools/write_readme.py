@@ -161,14 +161,8 @@ def folds_table() -> str:
         alone = (normals["pred_area"] == 0)[normals["method"] == name]
         dice = part[part["mask_area"] > 0].groupby("fold")["dice"].mean()
         silent = alone.groupby(normals["fold"]).mean()
-        by_fold = [
-            ", ".join(f"{value:{form}}" for value in values) for values, form in ((dice, ".3f"), (silent, ".0%"))
-        ]
-        lines += [
-            "",
-            f"{name}: {alone.mean():.1%} of {len(alone)} normal images left alone. Fold by fold: Dice {by_fold[0]}; ",
-        ]
-        lines[-1] += f"left alone {by_fold[1]}."
+        by_fold = f"Dice {', '.join(dice.map('{:.3f}'.format))}; left alone {', '.join(silent.map('{:.0%}'.format))}"
+        lines += ["", f"{name}: {alone.mean():.1%} of {len(alone)} normal images left alone. Fold by fold: {by_fold}."]
     return "\n".join(lines)
 
 
@@ -344,11 +338,9 @@ def entries_table() -> str:
 def workers_line() -> str:
     """How much faster several processes make the K-Means part of the matrix."""
     alone, *more = pd.read_csv(WORKERS).to_dict("records")
-    told = ", ".join(
-        f"with {row['processes']} in {row['seconds']:.0f} s ({row['speed_up']:.2f} times as fast)" for row in more
-    )
+    rows = (f"with {row['processes']} in {row['seconds']:.0f} s ({row['speed_up']:.2f} times as fast)" for row in more)
     sets = " and ".join(alone["targets"].split())
-    return f"The K-Means part on {sets}, from empty caches: with one process in {alone['seconds']:.0f} s, {told}."
+    return f"The K-Means part on {sets}, from empty caches: with one process in {alone['seconds']:.0f} s, {', '.join(rows)}."
 
 
 def maps_table() -> str:
