@@ -132,12 +132,14 @@ class BenchmarkSpec:
         folders: dict[str, Any] = {}
         for part in " + ".join(map(str, spec.sources + spec.targets)).split(" + "):
             key, options = datasets.parse_spec(part)
+            if key != "folder":
+                continue
             name, where = options.get("name", "folder"), options.get("root")
-            if key == "folder" and folders.setdefault(name, where) != where:
+            if where is None:
+                raise SpecError(f"{path}: say which folder is meant, as in folder?root=/scans/clinic&name=clinic")
+            if folders.setdefault(name, where) != where:
                 # Their images could not be told apart, and those of one would count as seen with the other.
-                raise SpecError(
-                    f"{path}: two folders are called {name}: give each a name, as in folder?root=…&name=clinic"
-                )
+                raise SpecError(f"{path}: two folders are called {name}: give each a name, as in {part}&name=clinic")
         if not isinstance(spec.methods, dict) or not spec.methods:
             raise SpecError(f"{path}: methods must name at least one method")
         for name, method in spec.methods.items():
@@ -145,11 +147,9 @@ class BenchmarkSpec:
                 raise SpecError(f"{path}: method {name} needs a kind: one of {', '.join(_KINDS)}")
             try:
                 segmenter = _segmenter(method, spec.seeds[0])
-                _known_before(method, segmenter)
+                _known_before(method, segmenter)  # that of K-Means checks its options
                 if hasattr(segmenter, "check_settings"):
                     segmenter.check_settings()
-                elif not segmenter.supervised:  # checks its settings when it is used
-                    segmenter.predict(np.zeros((1, 16, 16), np.uint8))
             except (TypeError, ValueError) as error:
                 raise SpecError(f"{path}: method {name}: {error}") from error
         return spec
