@@ -47,6 +47,7 @@ figures: refresh
 	$(BIN)/python benchmarks/unet_peers.py
 	$(BIN)/python benchmarks/unet_experiments.py
 	$(BIN)/python benchmarks/phantom_figure.py
+	$(BIN)/python tools/front_picture.py
 	$(BIN)/python tools/write_readme.py
 
 gate: lessons $(VENV)/.dev

@@ -13,7 +13,7 @@ process of its own, one after the other; what is not asked about (imports, loadi
 - ``memory``: largest memory of ``busutils predict`` for few and many simulated images.
 
 ``ms`` and ``cpu_ms`` are wall time and processor time an image; other work on the machine stretches the former. ``load`` is
-the machine's load average when the measurement began. ``python tools/write_readme.py`` puts the comparisons into the README.
+the machine's load average when the measurement began. ``python tools/write_readme.py`` puts the comparisons into docs/speed.md.
 
 Usage: python benchmarks/inference.py network stages files memory [--python monai=/path/to/python] [--root DATA]
 """

@@ -10,19 +10,17 @@ Usage: python benchmarks/strata.py [--draw]    (the latter redraws from the tabl
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from tables import STRATA_OF, common_images  # as in the documentation's tables
 
 from busutils import datasets, evaluation, jobs, plotting
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
-sys.path.insert(0, str(ROOT / "tools"))
-from write_readme import STRATA_OF, common_images  # noqa: E402  as in the README's tables
 
 DESCRIPTORS = {"label": "class", "size": "size", "contrast": "contrast", "scanner": "scanner"}
 FEWEST = 10  # lesions; strata with fewer are in the table, but an interval over so few groups is not worth a line

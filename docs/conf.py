@@ -96,7 +96,8 @@ def pages(pattern: str) -> list[str]:
 MENU = {
     "Lessons": [f"notebooks/{lesson}" for lesson in LESSONS],
     "Beside the lessons": ["docs/glossary", "docs/teachers", "docs/run_elsewhere"],
-    "The package": ["docs/reference/index", "benchmarks/README", "figures/README", "deploy/README"],
+    "Results": ["docs/results", "docs/speed", "figures/README", "benchmarks/README"],
+    "The package": ["docs/datasets", "docs/weights", "docs/deployment", "docs/reference/index", "deploy/README"],
     "Trained weights": pages("busutils/models/weights/*.md"),
     "The project": ["CONTRIBUTING", "CHANGELOG"],
     "Solutions of the exercises": pages("notebooks/solutions/*.ipynb"),
