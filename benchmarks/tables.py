@@ -61,7 +61,7 @@ def summary_table() -> str:
         busi = summary.loc[("busi", method)]
         rows = [summary.loc[(target, method)] for target in targets]
         cells = [f"{row.dice:.2f} [{row.dice_low:.2f}, {row.dice_high:.2f}]" for row in rows]
-        cells += [f"{busi.missed:.0%}", f"{1 - busi.false_alarms:.0%}"]
+        cells += [f"{busi.missed:.0%}", f"{busi.normal_specificity:.0%}"]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -93,7 +93,7 @@ def results_table() -> str:
         busi = summary.loc[("busi", method)]
         scores = [summary.loc[(target, method)] for target in sizes.index]
         cells = [f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]" for row in scores]
-        cells += [f"{busi.iou:.3f}", f"{busi.missed:.1%}", f"{1 - busi.false_alarms:.1%}"]
+        cells += [f"{busi.iou:.3f}", f"{busi.missed:.1%}", f"{busi.normal_specificity:.1%}"]
         spans = [ranks[target].loc[method, ["rank_low", "rank_high"]] for target in sizes.index]
         cells.append(", ".join(f"{low}–{high}" if low < high else f"{low}" for low, high in spans))
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
@@ -121,7 +121,7 @@ def weights_table() -> str:
         name = f"[{path.stem}](../busutils/models/weights/{path.stem}.md)"
         for row in json.loads(path.read_text())["scores"]:
             where = row["dataset"] + (f", fold {row['fold']}" if row["fold"] else "")
-            silent = "" if row["false_alarms"] is None else f"{1 - row['false_alarms']:.1%} of {row['n_normal']:.0f}"
+            silent = "" if row["normal_specificity"] is None else f"{row['normal_specificity']:.1%} of {row['n_normal']:.0f}"
             lines.append(
                 f"| {name} | {where} | {row['n']:.0f} | {row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}] "
                 f"| {silent} |"
@@ -181,7 +181,7 @@ def pretraining_table() -> str:
     lines = ["| Real images | From scratch | Phantoms first | Difference | Trainings each |", "|---|---|---|---|---|"]
     for n, part in table.groupby("n_train"):
         cells = dice_by(part, "setting")
-        more = evaluation.gain(part, "setting", "phantoms first", "from scratch")
+        more = evaluation.paired_difference(part, "setting", "phantoms first", "from scratch")
         lines.append(f"| {n} | {' | '.join(cells)} | {told(more)} | {part['seed'].nunique()} |")
     return "\n".join(lines)
 
@@ -192,7 +192,7 @@ def leak_table() -> str:
     lines = ["| Test image | Images | Duplicates in training | No duplicates | Difference |", "|---|---|---|---|---|"]
     for image, part in table.groupby("image"):
         cells = dice_by(part.sort_values("setting", kind="stable"), "setting")
-        more = told(evaluation.gain(part, "setting", "copies in training", "no copies"))
+        more = told(evaluation.paired_difference(part, "setting", "copies in training", "no copies"))
         lines.append(f"| {image} | {part['id'].nunique()} | {' | '.join(cells)} | {more} |")
     return "\n".join(lines)
 
@@ -215,7 +215,7 @@ def seeds_table() -> str:
     for key, name in names.items():
         row, each = found.loc[key], by_seed.loc[key].dropna()
         told = ", ".join(f"{value:.3f}" for value in each) if len(each) > 1 else ""
-        lines.append(f"| {name} | {dice_of(row)} | {told} | {row['missed']:.1%} | {1 - row['false_alarms']:.1%} |")
+        lines.append(f"| {name} | {dice_of(row)} | {told} | {row['missed']:.1%} | {row['normal_specificity']:.1%} |")
     return "\n".join(lines)
 
 
@@ -259,7 +259,7 @@ def abroad_table() -> str:
         cells = dice_by(part, "target")
         for target in targets:
             there = table[table["target"] == target]
-            cells.append("" if setting == RECIPE else told(evaluation.gain(there, "setting", setting, RECIPE)))
+            cells.append("" if setting == RECIPE else told(evaluation.paired_difference(there, "setting", setting, RECIPE)))
         lines.append(f"| {setting} | {' | '.join(cells)} | {part['seed'].nunique()} |")
     return "\n".join(lines)
 
@@ -298,7 +298,7 @@ def sources_table() -> str:
         part = part[part.groupby("id")["method"].transform("nunique") == 1 + len(rivals)]
         dice = part.groupby("method")["dice"].mean()
         best = dice[rivals].idxmax()
-        more = told(evaluation.gain(part, "method", method, best))
+        more = told(evaluation.paired_difference(part, "method", method, best))
         lines.append(
             f"| {target} | {method}: {dice[method]:.3f} | {best}: {dice[best]:.3f} | {more} | {part['id'].nunique()} |"
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from busutils import datasets, evaluation, jobs
+from busutils import benchmark, datasets, jobs
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -26,10 +26,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--targets", nargs="+", help="test sets; those of the matrix by default")
     given = parser.parse_args()
-    matrix = evaluation.BenchmarkSpec.read(Path(__file__).with_name("matrix.yaml"))
+    matrix = benchmark.BenchmarkSpec.read(Path(__file__).with_name("matrix.yaml"))
     kmeans = {name: method for name, method in matrix.methods.items() if method["kind"] == "kmeans"}
     targets = given.targets or matrix.targets
-    spec = evaluation.BenchmarkSpec(kmeans, matrix.sources, targets, matrix.seeds, matrix.folds, matrix.size)
+    spec = benchmark.BenchmarkSpec(kmeans, matrix.sources, targets, matrix.seeds, matrix.folds, matrix.size)
     rows, first = [], None
     for processes in given.processes:
         with tempfile.TemporaryDirectory() as cache:
@@ -37,7 +37,7 @@ def main() -> None:
             for target in spec.targets:
                 datasets.load(target).load_arrays(spec.size)
             start = time.perf_counter()
-            table = evaluation.run_benchmark(spec, n_jobs=processes, progress=True)
+            table = benchmark.run_benchmark(spec, n_jobs=processes, progress=True)
             seconds = time.perf_counter() - start
         if first is None:
             first = table

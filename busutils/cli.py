@@ -118,7 +118,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     _print(shown)
     first = summary.iloc[0]
     if first["n_normal"]:
-        print(f"\nfalse alarms on {first['n_normal']} images without a lesion: {first['false_alarms']:.1%}")
+        print(f"\nspecificity on {first['n_normal']} normal images: {first['normal_specificity']:.1%}")
     print(f"\nThe row for a table:\n{evaluation.ENTRY_HEAD}\n{evaluation.entry_row(table, method)}")
     return 0
 
@@ -195,11 +195,11 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _benchmark_run(args: argparse.Namespace) -> int:
-    from busutils import evaluation
+    from busutils import benchmark, evaluation
 
-    spec = evaluation.BenchmarkSpec.read(args.spec)
+    spec = benchmark.BenchmarkSpec.read(args.spec)
     with _cluster(args.scheduler) as client:
-        table = evaluation.run_benchmark(spec, root=args.root, n_jobs=args.jobs, client=client, progress=True)
+        table = benchmark.run_benchmark(spec, root=args.root, n_jobs=args.jobs, client=client, progress=True)
     _write(table, args.out)
     _print(evaluation.summarise(table, ["method", "source", "target"]))
     return 0

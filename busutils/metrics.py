@@ -188,7 +188,7 @@ def recall(mask: np.ndarray, pred: np.ndarray) -> float:
 
 
 def specificity(mask: np.ndarray, pred: np.ndarray) -> float:
-    """Share of the background's pixels left alone; ``nan`` without background.
+    """Share of the background's pixels that stay background; ``nan`` without background.
 
     Examples
     --------

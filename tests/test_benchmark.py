@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busutils import cli, datasets, evaluation, jobs, models
-from busutils.evaluation import benchmark
+from busutils import benchmark, cli, datasets, jobs, models
 from busutils.models import kmeans
 
 SPEC = """
@@ -28,7 +27,7 @@ size: 32
 def spec(tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC)
-    return evaluation.BenchmarkSpec.read(path)
+    return benchmark.BenchmarkSpec.read(path)
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def test_every_method_is_scored_on_every_set_and_never_on_its_training_images(spec, own_cache):
-    table = evaluation.run_benchmark(spec)
+    table = benchmark.run_benchmark(spec)
     textbook = table[table["method"] == "textbook"]
     assert set(textbook["source"]) == {""}  # learns nothing: all images are tests
     assert (textbook.groupby("target").size() == 20).all()
@@ -57,7 +56,7 @@ def test_five_folds_score_every_image_once(tmp_path, own_cache):
         'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\ntargets: ["phantom?n=20&size=32"]\n'
         "folds: [1, 2, 3, 4, 5]\nsize: 32\n"
     )
-    table = evaluation.run_benchmark(evaluation.BenchmarkSpec.read(path))
+    table = benchmark.run_benchmark(benchmark.BenchmarkSpec.read(path))
     phantoms = datasets.concatenate(datasets.load("phantom?n=20&size=32"))
     assert sorted(table["id"]) == sorted(phantoms.ids)
     assert (table.set_index("id")["fold"].loc[phantoms.ids] == phantoms.folds()).all()
@@ -66,14 +65,14 @@ def test_five_folds_score_every_image_once(tmp_path, own_cache):
 def read_spec(tmp_path, text):
     path = tmp_path / "spec.yaml"
     path.write_text(text)
-    return evaluation.BenchmarkSpec.read(path)
+    return benchmark.BenchmarkSpec.read(path)
 
 
 def test_home_is_where_scenes_are_shared_not_where_a_set_has_the_same_key(tmp_path, own_cache):
     """The same scenes through another scanner are home; other scenes of the simulator are away, and scored once."""
     text = 'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\nfolds: [1, 2]\nsize: 32\n'
     targets = ["phantom?n=20&size=32&scanner=portable", "phantom?n=20&size=32&seed=9"]
-    table = evaluation.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n".replace("'", '"')))
+    table = benchmark.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n".replace("'", '"')))
     home, away = (table[table["target"] == target] for target in targets)
     assert set(home["fold"]) == {1, 2} and home["id"].is_unique
     assert set(away["fold"]) == {1} and len(away) == 20
@@ -86,7 +85,7 @@ def test_what_chose_the_weights_of_kmeans_is_not_scored(tmp_path, own_cache, mon
         "methods: {textbook: {kind: kmeans, preset: textbook}, improved: {kind: kmeans, preset: improved}}\n"
         'sources: ["phantom?n=20&size=32"]\ntargets: ["phantom?n=20&size=32"]\nsize: 32\n'
     )
-    table = evaluation.run_benchmark(read_spec(tmp_path, text))
+    table = benchmark.run_benchmark(read_spec(tmp_path, text))
     _, test = datasets.concatenate(datasets.load("phantom?n=20&size=32")).split(5)
     assert (table["method"] == "textbook").sum() == 20
     improved = table[table["method"] == "improved"]
@@ -105,30 +104,30 @@ def test_a_folder_of_ones_own_is_added_by_one_line(tmp_path, own_cache, capsys):
             made.with_name(f"{made.stem}_mask.png").rename(folder / "masks" / f"{index}.png")
     text = 'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\nsize: 32\n'
     targets = [f"folder?root={tmp_path / name}" for name in ("mine", "yours")]
-    with pytest.raises(evaluation.SpecError, match="two folders are called folder"):
+    with pytest.raises(benchmark.SpecError, match="two folders are called folder"):
         read_spec(tmp_path, f"{text}targets: {targets}\n")
     with pytest.raises(datasets.DatasetError, match="name=busi is that of a published set"):
         datasets.load(f"{targets[0]}&name=busi")
     targets[0] += "&name=mine"
-    table = evaluation.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n"))
+    table = benchmark.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n"))
     assert table.groupby("target").size().to_dict() == dict.fromkeys(targets, 3)
     assert set(table["id"][:3]) == {"mine:0", "mine:1", "mine:2"}
     assert table["id"].is_unique  # equal file names in two folders are different images
 
 
 def test_scores_are_taken_anew_when_the_code_has_changed(spec, own_cache, monkeypatch):
-    evaluation.run_benchmark(spec)
+    benchmark.run_benchmark(spec)
     step, counted = benchmark._score_step, []
     monkeypatch.setattr(benchmark, "_score_step", lambda task: counted.append(1) or step(task))
-    evaluation.run_benchmark(spec)
+    benchmark.run_benchmark(spec)
     assert not counted
     monkeypatch.setattr(benchmark, "_code", lambda: "another")
-    evaluation.run_benchmark(spec)
+    benchmark.run_benchmark(spec)
     assert len(counted) == len(list((own_cache / "jobs").glob("score-*.csv"))) / 2
 
 
 def test_a_run_killed_at_a_random_moment_gives_the_same_table(spec, own_cache, tmp_path):
-    whole = evaluation.run_benchmark(spec)
+    whole = benchmark.run_benchmark(spec)
     out = tmp_path / "table.csv"
     command = [sys.executable, "-m", "busutils.cli", "benchmark", "run", str(tmp_path / "spec.yaml"), "--out", str(out)]
     options = {"env": {**os.environ, "BUSUTILS_CACHE_DIR": str(tmp_path / "killed")}, "stdout": subprocess.DEVNULL}
@@ -147,21 +146,21 @@ def test_a_run_killed_at_a_random_moment_gives_the_same_table(spec, own_cache, t
 
 
 def test_it_is_resumed_and_gives_the_same_table(spec, own_cache, monkeypatch):
-    whole = evaluation.run_benchmark(spec)
+    whole = benchmark.run_benchmark(spec)
     kept = sorted((own_cache / "jobs").glob("score-*.csv"))
     for path in kept[::2]:
         path.unlink()
     counted, step = [], benchmark._score_step
     monkeypatch.setattr(benchmark, "_score_step", lambda task: counted.append(1) or step(task))
-    pd.testing.assert_frame_equal(evaluation.run_benchmark(spec), whole)
+    pd.testing.assert_frame_equal(benchmark.run_benchmark(spec), whole)
     assert len(counted) == len(kept[::2])
 
 
 def test_blocks_of_images_give_the_same_table(spec, own_cache, monkeypatch):
-    whole = evaluation.run_benchmark(spec)
+    whole = benchmark.run_benchmark(spec)
     before = len(list((own_cache / "jobs").glob("score-*.csv")))
     monkeypatch.setattr(benchmark, "BLOCK", 3)
-    pd.testing.assert_frame_equal(evaluation.run_benchmark(spec), whole)
+    pd.testing.assert_frame_equal(benchmark.run_benchmark(spec), whole)
     # 20 images make seven blocks; a block of nothing but training images is an empty table.
     assert len(list((own_cache / "jobs").glob("score-*.csv"))) == 8 * before
 
@@ -173,10 +172,10 @@ def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, 
         "methods: {w: {kind: weights, name: phantom-light}}\n"
         'sources: ["phantom?n=8&size=32"]\ntargets: ["phantom?n=30&size=32&seed=5"]\nsize: 32\n'
     )
-    spec = evaluation.BenchmarkSpec.read(path)
+    spec = benchmark.BenchmarkSpec.read(path)
     seen = "phantom?n=30&size=32&seed=5"
     monkeypatch.setattr(models, "weights_facts", lambda name: {"trained_on": seen, "held_out": 5})
-    table = evaluation.run_benchmark(spec)
+    table = benchmark.run_benchmark(spec)
     seen_groups = datasets.concatenate(datasets.load(seen)).split(5)[0].groups
     all_groups = datasets.concatenate(datasets.load(spec.targets[0])).groups
     assert sorted(table["group"]) == sorted(set(all_groups) - set(seen_groups))
@@ -185,13 +184,13 @@ def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, 
     models.UNetSegmenter(size=32, filters=(2, 4), epochs=1).fit(*datasets.load(seen).load_arrays(32)).save(other)
     monkeypatch.setattr(benchmark, "weights_file", lambda name: other)
     monkeypatch.setattr(models, "load_weights", lambda name: models.load(other))
-    assert not evaluation.run_benchmark(spec)["dice"].equals(table["dice"])
+    assert not benchmark.run_benchmark(spec)["dice"].equals(table["dice"])
     monkeypatch.setattr(models, "weights_facts", lambda name: {"trained_on": seen, "held_out": None})
-    with pytest.raises(evaluation.SpecError, match="no image is left"):
-        evaluation.run_benchmark(spec)
+    with pytest.raises(benchmark.SpecError, match="no image is left"):
+        benchmark.run_benchmark(spec)
     path.write_text(path.read_text().replace("phantom-light", str(tmp_path / "mine.npz")))
-    with pytest.raises(evaluation.SpecError, match="need trained_on"):
-        evaluation.BenchmarkSpec.read(path)
+    with pytest.raises(benchmark.SpecError, match="need trained_on"):
+        benchmark.BenchmarkSpec.read(path)
 
 
 @pytest.mark.tf
@@ -201,10 +200,10 @@ def test_what_the_starting_weights_saw_is_not_scored(tmp_path, own_cache):
     models.UNetSegmenter(size=32, filters=(2, 4), epochs=1).fit(*datasets.load(seen).load_arrays(32)).save(start)
     recipe = f"kind: unet, size: 32, filters: [2, 4], epochs: 1, start: {start}"
     sets = f'sources: ["{new}"]\ntargets: ["{seen}"]\nsize: 32\n'
-    with pytest.raises(evaluation.SpecError, match="need trained_on"):
+    with pytest.raises(benchmark.SpecError, match="need trained_on"):
         read_spec(tmp_path, f"methods: {{u: {{{recipe}}}}}\n{sets}")
     spec = read_spec(tmp_path, f'methods: {{u: {{{recipe}, trained_on: "{seen}", held_out: 5}}}}\n{sets}')
-    tables = [evaluation.run_benchmark(spec, n_jobs=n_jobs) for n_jobs in (1, 2)]
+    tables = [benchmark.run_benchmark(spec, n_jobs=n_jobs) for n_jobs in (1, 2)]
     assert sorted(tables[0]["id"]) == sorted(datasets.concatenate(datasets.load(seen)).split(5)[1].ids)
     assert set(tables[0]["source"]) == {new}
     # Other weights to start from, under the same name, are another method.
@@ -212,7 +211,7 @@ def test_what_the_starting_weights_saw_is_not_scored(tmp_path, own_cache):
         start
     )
     kept = len(list((own_cache / "jobs").glob("score-*.csv")))
-    evaluation.run_benchmark(spec)
+    benchmark.run_benchmark(spec)
     assert len(list((own_cache / "jobs").glob("score-*.csv"))) == 2 * kept
 
 
@@ -221,8 +220,8 @@ def test_a_cluster_that_does_not_share_the_cache_is_refused(spec, own_cache):
         def run(self, *_):
             return {"tcp://worker": False}
 
-    with pytest.raises(evaluation.SpecError, match="worker tcp://worker does not see this machine's cache"):
-        evaluation.run_benchmark(spec, client=Blind())
+    with pytest.raises(benchmark.SpecError, match="worker tcp://worker does not see this machine's cache"):
+        benchmark.run_benchmark(spec, client=Blind())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -232,7 +231,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
     for name in ("alone", "cluster"):
         monkeypatch.setenv("BUSUTILS_CACHE_DIR", str(tmp_path / name))
         if name == "alone":
-            tables.append(evaluation.run_benchmark(spec))
+            tables.append(benchmark.run_benchmark(spec))
             continue
         options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
         with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
@@ -247,7 +246,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
                     process.kill()
 
             monkeypatch.setattr(jobs, "_write", write_and_kill)
-            tables.append(evaluation.run_benchmark(spec, client=client))
+            tables.append(benchmark.run_benchmark(spec, client=client))
             process.join(10)
             assert process.exitcode == -signal.SIGKILL
             assert len(written) > 3
@@ -275,16 +274,16 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
 def test_a_wrong_description_is_refused_in_one_sentence(tmp_path, change, message):
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC.replace(*change))
-    with pytest.raises(evaluation.SpecError, match=message) as caught:
-        evaluation.BenchmarkSpec.read(path)
+    with pytest.raises(benchmark.SpecError, match=message) as caught:
+        benchmark.BenchmarkSpec.read(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_fold_that_does_not_exist_is_named(tmp_path, own_cache):
-    with pytest.raises(evaluation.SpecError, match="the training sets have no fold 9: their folds are 1 to 5"):
-        evaluation.run_benchmark(read_spec(tmp_path, SPEC.replace("folds: [5, 1]", "folds: [9]")))
+    with pytest.raises(benchmark.SpecError, match="the training sets have no fold 9: their folds are 1 to 5"):
+        benchmark.run_benchmark(read_spec(tmp_path, SPEC.replace("folds: [5, 1]", "folds: [9]")))
 
 
 def test_a_missing_description_is_named(tmp_path):
-    with pytest.raises(evaluation.SpecError, match="there is no file"):
-        evaluation.BenchmarkSpec.read(tmp_path / "none.yaml")
+    with pytest.raises(benchmark.SpecError, match="there is no file"):
+        benchmark.BenchmarkSpec.read(tmp_path / "none.yaml")

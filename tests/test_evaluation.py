@@ -57,17 +57,17 @@ def test_native_scores_stand_beside_the_headline(phantoms):
     assert not np.allclose(table["dice_native"].dropna(), table["dice"].dropna())
 
 
-def test_summary_leaves_normals_out_of_the_mean_and_counts_false_alarms(phantoms):
+def test_summary_leaves_normals_out_of_the_mean_and_gives_the_specificity_on_them(phantoms):
     n_normal = int((phantoms.labels == "normal").sum())
     silent = evaluation.summarise(evaluation.evaluate(Nothing(), phantoms, 64)).iloc[0]
     assert silent["n"] == len(phantoms) - n_normal
     assert silent["n_normal"] == n_normal
     assert silent["dice"] == 0
     assert silent["missed"] == 1
-    assert silent["false_alarms"] == 0
+    assert silent["normal_specificity"] == 1
     assert silent["iou"] <= silent["dice"]
     loud = evaluation.summarise(evaluation.evaluate(models.KMeansSegmenter(size=64), phantoms, 64)).iloc[0]
-    assert loud["false_alarms"] == 1
+    assert loud["normal_specificity"] == 0
 
 
 def test_an_empty_set_is_refused(phantoms):

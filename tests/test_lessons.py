@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busutils import checks, datasets, evaluation, lessons, models
+from busutils import datasets, evaluation, lessons, models
+from busutils.lessons import checks
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busutils.evaluation import compare, compare_all, gain, holm, rank_methods
+from busutils.evaluation import compare, compare_all, holm, paired_difference, rank_methods
 
 
 def table_of(**methods):
@@ -51,19 +51,19 @@ def test_a_gain_covers_the_chance_of_every_training_there_was():
     base = rng.random(40)
     one, better, worse = (table_of(a=base + change) for change in (0, 0.1, -0.1))
     single = pd.concat([one, table_of(b=base)])
-    assert gain(single, "method", "a", "b") == pytest.approx((0, 0, 0))
+    assert paired_difference(single, "method", "a", "b") == pytest.approx((0, 0, 0))
     # Three trainings against a single one: images agree, trainings do not, and the interval says so.
     several = pd.concat([t.assign(seed=seed) for seed, t in enumerate((one, better, worse))])
     against_one = pd.concat([several, table_of(b=base).assign(seed=0)])
-    more = gain(against_one, "method", "a", "b")
+    more = paired_difference(against_one, "method", "a", "b")
     assert more.mean == pytest.approx(0) and more.low < -0.05 and more.high > 0.05
-    turned = gain(against_one, "method", "b", "a")
+    turned = paired_difference(against_one, "method", "b", "a")
     assert turned.low == pytest.approx(-more.high) and turned.high == pytest.approx(-more.low)
     # Equal seeds are pairs: what both trainings of a seed have in common is no gain.
     paired = pd.concat([several, several.assign(method="b")])
-    assert gain(paired, "method", "a", "b") == pytest.approx((0, 0, 0))
+    assert paired_difference(paired, "method", "a", "b") == pytest.approx((0, 0, 0))
     with pytest.raises(ValueError, match="must both be in the column method"):
-        gain(single, "method", "a", "c")
+        paired_difference(single, "method", "a", "c")
 
 
 def test_ranks_are_sure_where_scores_are_and_shared_where_they_tie():

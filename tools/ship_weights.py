@@ -139,7 +139,9 @@ def score_table(scores: list[dict]) -> str:
     ]
     for row in scores:
         where = f"{row['dataset']}, fold {row['fold']}" if row["fold"] else f"{row['dataset']}, all"
-        silent = "" if row["false_alarms"] is None else f"{1 - row['false_alarms']:.1%} of {row['n_normal']:.0f}"
+        silent = (
+            "" if row["normal_specificity"] is None else f"{row['normal_specificity']:.1%} of {row['n_normal']:.0f}"
+        )
         digits = {"dice": 3, "iou": 3, "hd95": 1, "nsd": 3}
         dice, iou, hd95, nsd = (
             f"{row[name]:.{n}f} [{row[f'{name}_low']:.{n}f}, {row[f'{name}_high']:.{n}f}]" for name, n in digits.items()

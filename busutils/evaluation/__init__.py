@@ -1,6 +1,5 @@
 """Scores of many images: tables, intervals, comparisons. Free of Keras."""
 
-from busutils.evaluation.benchmark import BenchmarkSpec, SpecError, compare_methods, run_benchmark
 from busutils.evaluation.calibration import (
     contour_band,
     expected_calibration_error,
@@ -11,13 +10,14 @@ from busutils.evaluation.calibration import (
 from busutils.evaluation.evaluate import (
     ENTRY_HEAD,
     EvaluationError,
+    compare_methods,
     entry_row,
     evaluate,
     evaluate_masks,
     score_masks,
     summarise,
 )
-from busutils.evaluation.ranking import compare_all, gain, holm, rank_methods
+from busutils.evaluation.ranking import compare_all, holm, paired_difference, rank_methods
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
 from busutils.evaluation.strata import CONTRAST_BANDS, SIZE_BANDS, add_descriptors, add_size_band, lesion_contrast
 
@@ -25,11 +25,9 @@ __all__ = [
     "CONTRAST_BANDS",
     "ENTRY_HEAD",
     "SIZE_BANDS",
-    "BenchmarkSpec",
     "Comparison",
     "EvaluationError",
     "Interval",
-    "SpecError",
     "add_descriptors",
     "add_size_band",
     "bootstrap_mean",
@@ -42,12 +40,11 @@ __all__ = [
     "evaluate_masks",
     "expected_calibration_error",
     "fit_temperature",
-    "gain",
     "holm",
     "lesion_contrast",
+    "paired_difference",
     "rank_methods",
     "reliability",
-    "run_benchmark",
     "score_masks",
     "summarise",
     "with_temperature",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "ENTRY_HEAD",
     "SCORES",
     "EvaluationError",
+    "compare_methods",
     "entry_row",
     "evaluate",
     "evaluate_masks",
@@ -29,9 +30,7 @@ __all__ = [
 ]
 
 #: Head of the Markdown table that :func:`entry_row` writes a row of.
-ENTRY_HEAD = (
-    "| Method | Images | Dice | IoU | HD95, px | NSD | Missed | Left alone |\n|---|---|---|---|---|---|---|---|"
-)
+ENTRY_HEAD = "| Method | Images | Dice | IoU | HD95, px | NSD | Missed | Specificity on normals |\n|---|---|---|---|---|---|---|---|"
 SCORES = ("dice", "iou", "precision", "recall", "accuracy", "hd95", "nsd")
 
 
@@ -104,6 +103,31 @@ def evaluate(segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, n
         preds = segmenter.predict([image for image, _ in pairs])
         table = pd.concat([table, _native(dataset, preds, [mask for _, mask in pairs])], axis=1)
     return table
+
+
+def compare_methods(
+    methods: Mapping[str, Segmenter], dataset: LesionDataset, size: int = 256, *, native: bool = False
+) -> pd.DataFrame:
+    """Score several fitted methods on the same images.
+
+    Parameters
+    ----------
+    methods : mapping of str to Segmenter
+        Name → method.
+    dataset : LesionDataset
+        Test images.
+    size, native
+        As in :func:`evaluate`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The methods' tables below each other, told apart by the column ``method``.
+    """
+    tables = [
+        evaluate(segmenter, dataset, size, native=native).assign(method=name) for name, segmenter in methods.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 _ENDINGS = (".png", ".bmp", ".tif", ".tiff")
@@ -200,7 +224,7 @@ def summarise(
     n_boot: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Means over lesion images with intervals over groups, and false alarms on normal images.
+    """Means over lesion images with intervals over groups, and specificity on normal images.
 
     Parameters
     ----------
@@ -218,8 +242,8 @@ def summarise(
     -------
     pandas.DataFrame
         One row a part: ``n`` lesion images, ``groups``; for every score its mean and ``_low, _high``; ``dice_median``;
-        ``missed`` (share of lesion images with Dice below 0.1); ``n_normal`` and ``false_alarms`` (share of the images
-        without a lesion in which something was drawn; ``nan`` if there are none).
+        ``missed`` (share of lesion images with Dice below 0.1); ``n_normal`` and ``normal_specificity`` (share of the
+        normal images without any false-positive region; ``nan`` if there are no normal images).
     """
     by = [by] if isinstance(by, str) else list(by or [])
     parts = [((), table)] if not by else table.groupby(by, sort=False, observed=True)
@@ -243,7 +267,7 @@ def summarise(
         row["dice_median"] = float(lesions["dice"].median()) if len(lesions) else math.nan
         row["missed"] = float((lesions["dice"] < 0.1).mean()) if len(lesions) else math.nan
         row["n_normal"] = n_normals
-        row["false_alarms"] = float((normals["pred_area"] > 0).mean()) if len(normals) else math.nan
+        row["normal_specificity"] = float((normals["pred_area"] == 0).mean()) if len(normals) else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -261,8 +285,8 @@ def entry_row(table: pd.DataFrame, method: str) -> str:
     Returns
     -------
     str
-        Lesion images and those without a lesion; means with 95 % intervals over groups; the share of lesions with a Dice
-        below 0.1, and of images without a lesion in which nothing was drawn.
+        Numbers of lesion images and normal images; means with 95 % intervals over groups; the share of lesions with a Dice
+        below 0.1, and of normal images without any false-positive region.
     """
     row = summarise(table, scores=("dice", "iou", "hd95", "nsd")).iloc[0]
 
@@ -271,7 +295,7 @@ def entry_row(table: pd.DataFrame, method: str) -> str:
         return f"{mean} [{low}, {high}]"
 
     images = f"{row['n']:.0f}" + (f" + {row['n_normal']:.0f}" if row["n_normal"] else "")
-    alone = f"{1 - row['false_alarms']:.1%}" if row["n_normal"] else ""
+    specificity = f"{row['normal_specificity']:.1%}" if row["n_normal"] else ""
     scores = " | ".join([interval("dice", 3), interval("iou", 3), interval("hd95", 1), interval("nsd", 3)])
     # A bar in a name would end its cell.
-    return f"| {method.replace('|', '/')} | {images} | {scores} | {row['missed']:.1%} | {alone} |"
+    return f"| {method.replace('|', '/')} | {images} | {scores} | {row['missed']:.1%} | {specificity} |"

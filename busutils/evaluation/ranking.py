@@ -11,7 +11,7 @@ import pandas as pd
 
 from busutils.evaluation.statistics import Interval, bootstrap_mean, compare
 
-__all__ = ["compare_all", "gain", "holm", "rank_methods"]
+__all__ = ["compare_all", "holm", "paired_difference", "rank_methods"]
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -55,7 +55,7 @@ def _lesion_scores(table: pd.DataFrame, score: str) -> tuple[pd.DataFrame, pd.Se
     return scores, lesions.drop_duplicates("id").set_index("id")["group"][scores.index]
 
 
-def gain(
+def paired_difference(
     table: pd.DataFrame,
     column: str,
     first: str,
@@ -97,7 +97,7 @@ def gain(
     Examples
     --------
     >>> table = pd.DataFrame({"id": list("aabb"), "group": list("aabb"), "mask_area": 1, "way": list("xyxy")})
-    >>> gain(table.assign(dice=[0.9, 0.4, 0.8, 0.3]), "way", "x", "y").mean
+    >>> paired_difference(table.assign(dice=[0.9, 0.4, 0.8, 0.3]), "way", "x", "y").mean
     0.5
     """
     table = table[(table["mask_area"] > 0) & table[column].isin([first, second])]
@@ -131,7 +131,7 @@ def compare_all(
     ----------
     table : pandas.DataFrame
         One row an image and method, from :func:`busutils.evaluation.compare_methods` or
-        :func:`busutils.evaluation.run_benchmark` for one test set. Several trainings of a method are averaged.
+        :func:`busutils.benchmark.run_benchmark` for one test set. Several trainings of a method are averaged.
     score : str, default "dice"
         Column to compare.
     level, n_boot, seed

@@ -547,7 +547,7 @@ class KMeansSegmenter(Segmenter):
     def fitted_on(self) -> tuple[tuple[str, int | None], ...]:
         """Sets whose masks shaped the weights in use, each with the fold that was left out of it, or None.
 
-        What was fitted is no test: :func:`busutils.evaluation.run_benchmark` does not score it.
+        What was fitted is no test: :func:`busutils.benchmark.run_benchmark` does not score it.
         """
         options = self.options()
         own = options["weights"] in WEIGHTS.values()

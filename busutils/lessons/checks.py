@@ -324,10 +324,10 @@ def check_mean_iou(answer: Any, *, accuracy: float, precision: float, recall: fl
         return
     answer = _number(answer)
     # In units of the lesion's pixels; the background is what makes the errors 1 - accuracy of the whole.
-    false_alarms = recall * (1 - precision) / precision
-    errors = 1 - recall + false_alarms
-    lesion = recall / (1 + false_alarms)
-    rightly_empty = errors / (1 - accuracy) - 1 - false_alarms
+    false_positives = recall * (1 - precision) / precision
+    errors = 1 - recall + false_positives
+    lesion = recall / (1 + false_positives)
+    rightly_empty = errors / (1 - accuracy) - 1 - false_positives
     background = rightly_empty / (rightly_empty + errors)
     if abs(answer - (lesion + background) / 2) <= 2e-3:
         _say_right("right")

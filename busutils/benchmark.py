@@ -1,4 +1,4 @@
-"""Several methods on the same images; every method from every set to every other, and over the folds of one."""
+"""Benchmarks: train methods on sets of images, score them on every other set and over folds; resumable."""
 
 from __future__ import annotations
 
@@ -23,39 +23,12 @@ from busutils.models.segmenter import Segmenter
 from busutils.models.training import RECIPE_VERSION
 from busutils.models.weights import weights_file
 
-__all__ = ["BenchmarkSpec", "SpecError", "compare_methods", "run_benchmark"]
+__all__ = ["BenchmarkSpec", "SpecError", "run_benchmark"]
 
 
 class SpecError(ValueError):
     """A benchmark's description that cannot be carried out, and why."""
 
-
-def compare_methods(
-    methods: Mapping[str, Segmenter], dataset: LesionDataset, size: int = 256, *, native: bool = False
-) -> pd.DataFrame:
-    """Score several fitted methods on the same images.
-
-    Parameters
-    ----------
-    methods : mapping of str to Segmenter
-        Name → method.
-    dataset : LesionDataset
-        Test images.
-    size, native
-        As in :func:`busutils.evaluation.evaluate`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The methods' tables below each other, told apart by the column ``method``.
-    """
-    tables = [
-        evaluate(segmenter, dataset, size, native=native).assign(method=name) for name, segmenter in methods.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-# -- the matrix ----------------------------------------------------------------------------------------------
 
 BLOCK = 200  # images scored in one step, so that a slow method on a large set does not keep one worker busy alone
 _KINDS = ("constant", "kmeans", "unet", "ensemble", "weights")

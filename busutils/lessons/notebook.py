@@ -1,0 +1,102 @@
+"""What a notebook calls: keep a lesson's numbers and figures, and read tables of real images."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from busutils import jobs
+
+__all__ = ["FIGURES_VARIABLE", "RESULTS_VARIABLE", "publish", "read_table", "record"]
+
+RESULTS_VARIABLE = "BUSUTILS_RESULTS_DIR"
+FIGURES_VARIABLE = "BUSUTILS_FIGURES_DIR"
+
+
+def record(lesson: str, **numbers: Any) -> dict[str, Any]:
+    """Keep a lesson's numbers: the last cell of every lesson calls this.
+
+    Parameters
+    ----------
+    lesson : str
+        Its name.
+    **numbers
+        Plain values, or NumPy scalars. Undefined ones (``nan``) become ``None``.
+
+    Returns
+    -------
+    dict
+        The numbers, floats rounded to 4 decimals. The runner finds them as ``<lesson>.json`` among its results;
+        run by hand, nothing is written.
+
+    Examples
+    --------
+    >>> record("00_start_here", n_images=3, dice=0.123456)
+    {'n_images': 3, 'dice': 0.1235}
+    """
+    plain: dict[str, Any] = {}
+    for name, value in numbers.items():
+        value = value.item() if hasattr(value, "item") else value
+        if isinstance(value, float):
+            value = round(value, 4) if math.isfinite(value) else None
+        plain[name] = value
+    if folder := os.environ.get(RESULTS_VARIABLE):
+        with jobs.atomic_path(Path(folder) / f"{lesson}.json") as temporary:
+            temporary.write_text(json.dumps(plain, indent=1) + "\n")
+    return plain
+
+
+def publish(name: str, figure: Any, table: pd.DataFrame | None = None, *, caption: str = "") -> None:
+    """Keep a figure for the world outside the lesson, beside the table it was drawn from.
+
+    Written only by ``busutils lessons refresh``; run by hand, a lesson's figures stay in the lesson.
+
+    Parameters
+    ----------
+    name : str
+        Of the files, such as ``"lesson_02_scores"``.
+    figure : matplotlib.figure.Figure
+        The picture.
+    table : pandas.DataFrame, optional
+        The numbers it shows.
+    caption : str
+        What to see.
+    """
+    if not (folder := os.environ.get(FIGURES_VARIABLE)):
+        return
+    with jobs.atomic_path(Path(folder) / f"{name}.png") as temporary:
+        figure.savefig(temporary, dpi=90, metadata={"Software": None, "Description": caption})
+    if table is not None:
+        with jobs.atomic_path(Path(folder) / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.4g")
+
+
+def read_table(name: str) -> pd.DataFrame | None:
+    """Numbers measured on real images, from the repository's ``figures/``; the lessons draw and discuss them.
+
+    Parameters
+    ----------
+    name : str
+        Of the file without its ending, such as ``"matrix"``.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        None, after one sentence on the screen, where the package runs without the repository or the table was not
+        measured yet.
+
+    Examples
+    --------
+    >>> read_table("no_such_table")
+    figures/no_such_table.csv is not here: it comes with the repository, not with the installed package.
+    """
+    for folder in (Path("figures"), Path("..", "figures"), Path(__file__).parents[2] / "figures"):
+        if (file := folder / f"{name}.csv").is_file():
+            return pd.read_csv(file)
+    print(f"figures/{name}.csv is not here: it comes with the repository, not with the installed package.")
+    return None
