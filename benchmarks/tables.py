@@ -121,7 +121,9 @@ def weights_table() -> str:
         name = f"[{path.stem}](../busutils/models/weights/{path.stem}.md)"
         for row in json.loads(path.read_text())["scores"]:
             where = row["dataset"] + (f", fold {row['fold']}" if row["fold"] else "")
-            silent = "" if row["normal_specificity"] is None else f"{row['normal_specificity']:.1%} of {row['n_normal']:.0f}"
+            silent = (
+                "" if row["normal_specificity"] is None else f"{row['normal_specificity']:.1%} of {row['n_normal']:.0f}"
+            )
             lines.append(
                 f"| {name} | {where} | {row['n']:.0f} | {row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}] "
                 f"| {silent} |"
@@ -259,7 +261,9 @@ def abroad_table() -> str:
         cells = dice_by(part, "target")
         for target in targets:
             there = table[table["target"] == target]
-            cells.append("" if setting == RECIPE else told(evaluation.paired_difference(there, "setting", setting, RECIPE)))
+            cells.append(
+                "" if setting == RECIPE else told(evaluation.paired_difference(there, "setting", setting, RECIPE))
+            )
         lines.append(f"| {setting} | {' | '.join(cells)} | {part['seed'].nunique()} |")
     return "\n".join(lines)
 
