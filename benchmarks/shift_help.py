@@ -118,7 +118,7 @@ def helps(
 
     def fresh(**settings: object) -> models.Segmenter:
         segmenter = models.load(models.weights.weights_file(weights)).set_params(views=1, **settings)
-        segmenter.confidence_ = 0
+        segmenter.min_confidence_ = 0
         return segmenter
 
     def score(name: str, segmenter: models.Segmenter, seen: np.ndarray) -> pd.DataFrame:

@@ -13,7 +13,7 @@ Experiments on BUSI, each scored on images that were never seen; all but the las
 - ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained on folds 1 to 4 with other seeds than
   the shipped ``busi-encoder``, which is the first of them; a seed also picks the validation groups. Scored on fold 5,
   normal images included: each alone on the image as it is, with cut-offs chosen for that, each with its test-time views, all
-  together, and all together with ``bus-all``. Besides, figures/unet_silence.csv: what every least confidence would cost and
+  together, and all together with ``bus-all``. Besides, figures/unet_silence.csv: what every minimum confidence would cost and
   bring on fold 5, as a bound on what choosing it better could give; it is not used for any choice.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
@@ -106,10 +106,10 @@ def abroad(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -
 
 
 def silence(segmenter: models.Segmenter, probs: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """Mean Dice of lesions, and share of normal images left alone, for every least confidence."""
+    """Mean Dice of lesions, and share of normal images left alone, for every minimum confidence."""
     rows, shown, segmenter = [], masks.any(axis=(1, 2)), copy.copy(segmenter)
     for confidence in CONFIDENCES:
-        segmenter.confidence_ = confidence
+        segmenter.min_confidence_ = confidence
         drawn = segmenter.masks_from(probs)
         dice = [metrics.dice(m, d) for m, d in zip(masks[shown], drawn[shown], strict=True)]
         rows.append((confidence, np.mean(dice), 1 - drawn[~shown].any(axis=(1, 2)).mean()))

@@ -121,8 +121,7 @@ class BenchmarkSpec:
             try:
                 segmenter = _segmenter(method, spec.seeds[0])
                 _known_before(method, segmenter)  # that of K-Means checks its options
-                if hasattr(segmenter, "check_settings"):
-                    segmenter.check_settings()
+                segmenter.check_settings()
             except (TypeError, ValueError) as error:
                 raise SpecError(f"{path}: method {name}: {error}") from error
         return spec
@@ -167,10 +166,11 @@ def _known_before(method: Mapping[str, Any], segmenter: Segmenter) -> _Known:
     """What shaped a method before it is trained here, if it is."""
     if method["kind"] == "weights":
         return _facts(str(method["name"]), method)
-    if (start := getattr(segmenter, "start_file", None)) is not None:
+    if (start := segmenter.init_file) is not None:
         shipped = start == weights_file(start.stem)
         return _facts(start.stem if shipped else str(start), method)
-    return getattr(segmenter, "fitted_on", ())
+    made = segmenter.provenance
+    return tuple(zip(made["sets"], made["folds"], strict=True)) if made else ()
 
 
 def _load(specs: str, root: str | None) -> LesionDataset:
@@ -351,8 +351,7 @@ def _files_of(method: Mapping[str, Any], segmenter: Segmenter) -> list[Path]:
     """Files of weights that a method's answers depend on: their content counts, not their name."""
     if method["kind"] == "weights":
         return [weights_file(str(method["name"]))]
-    start = getattr(segmenter, "start_file", None)
-    return [] if start is None else [start]
+    return [] if segmenter.init_file is None else [segmenter.init_file]
 
 
 def _code() -> str:

@@ -188,7 +188,7 @@ def _train(args: argparse.Namespace) -> int:
         _write(fitted.history_, args.log)
     print(
         f"trained on {len(train)} images without fold {args.fold}; threshold {fitted.threshold_:.2f}, "
-        f"least confidence {fitted.confidence_:.2f}; {args.out}"
+        f"minimum confidence {fitted.min_confidence_:.2f}; {args.out}"
     )
     _print(evaluation.summarise(evaluation.evaluate(fitted, test)))
     return 0

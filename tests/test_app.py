@@ -21,7 +21,7 @@ CASES = [(ending, engine) for ending, able in ENGINES_OF.items() for engine in a
 def cut(tiny_unet):
     """A U-Net with views and a confidence that drops some regions."""
     segmenter = copy.deepcopy(tiny_unet).set_params(views=4)
-    segmenter.confidence_ = 0.9
+    segmenter.min_confidence_ = 0.9
     return segmenter
 
 
@@ -31,7 +31,7 @@ def ensemble(tiny_unet):
     other.network_.set_weights([0.8 * w for w in other.network_.get_weights()])
     made = models.EnsembleSegmenter(changes={"size": 32, "filters": (8, 16, 32)}, members=2)
     made.members_, made.fitted_ = [tiny_unet, other], True
-    made._settle()
+    made._combine_thresholds()
     return made
 
 

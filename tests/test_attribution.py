@@ -97,7 +97,7 @@ class Reads(models.Segmenter):
     def __init__(self, size: int = 32) -> None:
         self.size = size
 
-    def _fit(self, images, masks):
+    def _fit(self, images, masks, **options):
         pass
 
     def _square_proba(self, squares):

@@ -266,7 +266,7 @@ def test_context_moves_a_method_that_reads_the_context():
         def __init__(self, size=32):
             self.size = size
 
-        def _fit(self, images, masks):
+        def _fit(self, images, masks, **options):
             pass
 
         def _square_proba(self, squares):
@@ -292,7 +292,7 @@ def test_an_ensemble_averages_and_tells_where_its_members_disagree():
         def __init__(self, size=8, level=0.5):
             self.size, self.level = size, level
 
-        def _fit(self, images, masks):
+        def _fit(self, images, masks, **options):
             pass
 
         def _square_proba(self, squares):

@@ -1,11 +1,13 @@
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from busutils import models
+from busutils import datasets, models
 from busutils.models.segmenter import clean_mask
 
 
@@ -164,3 +166,63 @@ def test_load_refuses_another_class(tmp_path):
         models.UNetSegmenter.load(path)
     with pytest.raises(models.WeightsError, match="no weights 'nope'"):
         models.load_weights("nope")
+
+
+def test_what_callers_ask_for_stands_in_the_base_class(discs, tmp_path):
+    """Groups, sources, a checkpoint and progress may be given to every method, which ignores what it has no use for."""
+    images, masks = discs
+    options = {
+        "groups": np.arange(60),
+        "sources": ["a", "b"] * 30,
+        "checkpoint": tmp_path / "stopped.npz",
+        "progress": False,
+    }
+    for method in [*methods(), Spy()]:
+        fitted = method.fit(images, masks, **options)
+        assert not fitted.runtime
+        assert fitted.network_ is None
+        assert not fitted.members_
+        assert fitted.init_file is None
+        assert fitted.min_confidence_ == fitted.min_area == 0
+        assert fitted.check_settings() is None
+        with pytest.raises(ValueError, match="59 groups"):
+            method.fit(images, masks, groups=np.arange(59))
+        with pytest.raises(ValueError, match="59 sources"):
+            method.fit(images, masks, sources=np.arange(59))
+    assert not Spy().thread_safe  # whoever cannot say so is called by one thread at a time
+    assert models.KMeansSegmenter().thread_safe
+
+
+def test_post_processing_is_the_base_class_s():
+    spy = Spy()
+    prob = np.zeros((20, 20), np.float32)
+    prob[2:8, 2:8], prob[12:16, 12:16], prob[4, 4] = 0.9, 0.6, 0.0
+    assert spy.masks_from([prob])[0].sum() == 36 + 16
+    spy.min_confidence_ = 0.8
+    assert spy.masks_from([prob])[0].sum() == 36
+    spy.min_confidence_, spy.min_area = 0.0, 0.05
+    assert spy.masks_from([prob])[0].sum() == 36
+
+
+def test_a_file_says_what_the_method_was_trained_on(discs, tmp_path):
+    images, masks = discs
+    fitted = models.ConstantMaskSegmenter(size=32).fit(images, masks)
+    assert fitted.provenance == {}
+    fitted.provenance = {"sets": ["busi"], "folds": [5], "seed": 0, "recipe": 2}
+    assert models.load(fitted.save(tmp_path / "constant.npz")).provenance == fitted.provenance
+    phantoms = datasets.load("phantom", n=20, size=32)
+    trained = models.fit_on(models.ConstantMaskSegmenter(size=32), phantoms.split(4)[0], 32, folder=tmp_path)
+    assert trained.provenance["sets"] == ["phantom"]
+    assert trained.provenance["folds"] == [4]
+
+
+def test_no_caller_asks_a_segmenter_what_it_has():
+    """Everything stands in the base class: no hasattr, no getattr and no signature of a segmenter is looked at."""
+    package = Path(models.__file__).parents[1]
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"(hasattr|getattr)\((segmenter|member|method|model|fitted)\b|signature\(segmenter", line)
+    ]
+    assert not found

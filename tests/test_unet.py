@@ -295,17 +295,17 @@ def test_the_least_confidence_silences_normal_images_and_keeps_lesions(discs):
     fitted = settings(filters=(8, 16, 32), epochs=6, dropout=0.0, validation_fraction=0.3).fit(images, masks)
     held_out = fitted.validation_
     shown = masks.any(axis=(1, 2))
-    assert fitted.confidence_ > 0
+    assert fitted.min_confidence_ > 0
 
     def mean_dice(confidence):
-        fitted.confidence_ = confidence
+        fitted.min_confidence_ = confidence
         predicted = fitted.predict(images[held_out & shown])
         return np.mean([metrics.dice(m, p) for m, p in zip(masks[held_out & shown], predicted, strict=True)])
 
-    chosen = fitted.confidence_
+    chosen = fitted.min_confidence_
     assert mean_dice(chosen) >= mean_dice(0.0) - 0.005
     lesions_only = settings(epochs=1).fit(*discs)
-    assert lesions_only.confidence_ == 0  # nothing to gain
+    assert lesions_only.min_confidence_ == 0  # nothing to gain
 
 
 def test_views_are_averaged_in_place():

@@ -39,8 +39,8 @@ class Recipe:
 
 ONE_HOSPITAL = (
     "one hospital, two scanners of one maker, no patient identities in the set, so that images of one woman may stand on "
-    "both sides. Scores fall on other scanners. The least confidence was chosen on this hospital's images; elsewhere it drops "
-    "true lesions too, as the last column shows: `segmenter.confidence_ = 0` switches it off."
+    "both sides. Scores fall on other scanners. The minimum confidence was chosen on this hospital's images; elsewhere it drops "
+    "true lesions too, as the last column shows: `segmenter.min_confidence_ = 0` switches it off."
 )
 
 RECIPES = {
@@ -69,7 +69,7 @@ RECIPES = {
         f"BUSI, BUS-BRA (folds 1 to 4 of each) and simulated images. {HELD_OUT}",
         "two hospitals, six scanners. Normal breasts come from BUSI and the simulator only.",
         (
-            "It began with the weights `busi-encoder`, which saw the same folds of BUSI. Its validation groups were drawn anew, so that\n  `busi-encoder` had been trained on most of the BUSI images among them: epoch, threshold and least confidence were chosen on\n  images that are in part easier than new ones. Fold 5 had no part in it.",
+            "It began with the weights `busi-encoder`, which saw the same folds of BUSI. Its validation groups were drawn anew, so that\n  `busi-encoder` had been trained on most of the BUSI images among them: epoch, threshold and minimum confidence were chosen on\n  images that are in part easier than new ones. Fold 5 had no part in it.",
             "Images of BUS-BRA's folds 1 to 4 were read from lossy copies (WebP, quality 90), those of fold 5 as published.",
         ),
     ),
@@ -88,7 +88,7 @@ CARD = """# {name}
 
 {network}. **For teaching and research only; not a medical device.**
 
-- **Trained on**: {data}. {n_train} images (`{trained_on}`). Epoch, threshold ({threshold:.3f}) and least confidence of a
+- **Trained on**: {data}. {n_train} images (`{trained_on}`). Epoch, threshold ({threshold:.3f}) and minimum confidence of a
   region ({confidence:.2f}) were chosen on validation groups among them.
 - **Command**: `python tools/ship_weights.py {name}`; seed {seed}, {epochs} epochs{precision}, settings in the file itself. Another processor
   adds in another order and ends in other weights with the same settings.
@@ -101,7 +101,7 @@ CARD = """# {name}
 ## Scores
 
 Means over lesion images at 256², 95 % bootstrap intervals over groups. NSD within 2 pixels. *Missed*: Dice below 0.1. *Silent*: share of the
-images without a lesion in which nothing is drawn. *No cut-off*: without the least confidence. One training, one seed: the intervals do not cover the chance of training.
+images without a lesion in which nothing is drawn. *No cut-off*: without the minimum confidence. One training, one seed: the intervals do not cover the chance of training.
 
 {scores}
 """
@@ -126,7 +126,7 @@ def score(segmenter: models.Segmenter, spec: str, fold: int | None, root: str | 
     row = evaluation.summarise(table, scores=("dice", "iou", "hd95", "nsd")).iloc[0]
     row = {name: None if pd.isna(value) else np.round(value, 6).item() for name, value in row.items()}
     segmenter = copy.deepcopy(segmenter)
-    segmenter.confidence_ = 0
+    segmenter.min_confidence_ = 0
     uncut = evaluation.evaluate(segmenter, test.lesions())["dice"].mean()
     return {"dataset": spec, "fold": fold, **row, "dice_uncut": round(float(uncut), 6)}
 
@@ -189,7 +189,7 @@ def main() -> None:
         or "this package",
         generator=f"version {generator}" if generator else "not used",
         threshold=shipped.threshold_,
-        confidence=shipped.confidence_,
+        confidence=shipped.min_confidence_,
         seed=shipped.seed,
         epochs=shipped.epochs,
         precision="" if recipe.segmenter.precision == "float32" else f", trained in {recipe.segmenter.precision}",

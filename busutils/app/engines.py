@@ -33,7 +33,7 @@ import joblib
 import numpy as np
 
 from busutils import jobs
-from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, mean_of_views
+from busutils.models.segmenter import Segmenter, WeightsError, mean_of_views
 
 __all__ = [
     "ENGINES",
@@ -90,20 +90,18 @@ class ExportedSegmenter(Segmenter):
     """
 
     supervised: ClassVar[bool] = True
-    #: Threads may call at the same time.
-    concurrent: ClassVar[bool] = True
-    engine: ClassVar[str] = ""
+    thread_safe: ClassVar[bool] = True
 
     def __init__(self, path: str, streams: int = 1) -> None:
         self.path = path
         self.streams = streams
-        _require(self.engine)
+        _require(self.runtime)
         if not Path(path).is_file():
             raise WeightsError(f"there is no file {path}: check the path")
         try:
             about = json.loads(self._open(max(1, joblib.cpu_count())))
             self.size, self.min_area, self.views = int(about["size"]), float(about["min_area"]), int(about["views"])
-            self.threshold_, self.confidence_ = float(about["threshold"]), float(about["min_confidence"])
+            self.threshold_, self.min_confidence_ = float(about["threshold"]), float(about["min_confidence"])
         except Exception as error:  # each engine raises classes of its own
             raise WeightsError(f"{path} is not a network exported by busutils: export it again") from error
         self.content_ = about.get("content") or jobs.content_key(Path(path).read_bytes())
@@ -134,14 +132,11 @@ class ExportedSegmenter(Segmenter):
         # One by one: larger batches are no faster on a processor, and the result cannot depend on the neighbours.
         return np.stack([self._run(image[None, ..., None].astype(np.float32))[0, ..., 0] for image in squares])
 
-    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
-        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.confidence_)
-
 
 class OnnxSegmenter(ExportedSegmenter):
     """An ``.onnx`` file, run by ONNX Runtime; see :class:`ExportedSegmenter`."""
 
-    engine: ClassVar[str] = "onnx"
+    runtime = "onnx"
 
     def _open(self, cores: int) -> str:
         import onnxruntime
@@ -162,7 +157,7 @@ class OnnxSegmenter(ExportedSegmenter):
 class OpenVinoSegmenter(ExportedSegmenter):
     """An ``.onnx`` or ``.xml`` file, run by OpenVINO in single precision; see :class:`ExportedSegmenter`."""
 
-    engine: ClassVar[str] = "openvino"
+    runtime = "openvino"
 
     def _open(self, cores: int) -> str:
         import openvino
@@ -238,9 +233,7 @@ def engine_of(segmenter: Segmenter) -> str:
     -------
     str
     """
-    if isinstance(segmenter, ExportedSegmenter):
-        return segmenter.engine
-    return "keras" if type(segmenter).__name__ in _WITH_NETWORK else ""
+    return segmenter.runtime
 
 
 def engine_name(segmenter: Segmenter) -> str:

@@ -49,7 +49,7 @@ def export_network(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
         If the packages of the extra ``export`` or ``openvino`` are missing.
     """
     path = Path(path)
-    if not hasattr(segmenter, "network_") and not hasattr(segmenter, "members_"):
+    if segmenter.network_ is None and not segmenter.members_:
         raise ValueError(f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter")
     if path.suffix not in (".onnx", ".xml"):
         raise ValueError(f"an exported network ends in .onnx or, for OpenVINO, in .xml, not in {path.name!r}")
@@ -91,12 +91,12 @@ def export_onnx(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
 
 
 def _about(segmenter: Any) -> dict[str, Any]:
-    members = getattr(segmenter, "members_", [segmenter])
+    members = segmenter.members_ or [segmenter]
     return {
         "size": segmenter.size,
         "threshold": segmenter.threshold_,
         "min_area": segmenter.min_area,
-        "min_confidence": segmenter.confidence_,
+        "min_confidence": segmenter.min_confidence_,
         "views": members[0].views,
         "content": content_of(segmenter),
     }
@@ -110,7 +110,7 @@ def _write_onnx(segmenter: Any, path: Path) -> None:
         raise ImportError("exports need further packages: pip install 'busutils[export]'") from error
     from busutils.models.engine import keras, quiet_stderr
 
-    networks = [_single_precision(member).network_ for member in getattr(segmenter, "members_", [segmenter])]
+    networks = [_single_precision(member).network_ for member in segmenter.members_ or [segmenter]]
     if len(networks) == 1:
         network = networks[0]
     else:

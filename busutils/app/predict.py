@@ -464,7 +464,7 @@ class _Worker:
         self.segmenter, self.overlay = segmenter, overlay
         # Keras spreads one call over all cores by itself.
         one_at_a_time = threading.Lock()
-        self.turn: Any = contextlib.nullcontext() if getattr(segmenter, "concurrent", False) else one_at_a_time
+        self.turn: Any = contextlib.nullcontext() if segmenter.thread_safe else one_at_a_time
 
     def segment(self, batch: Sequence[_Read]) -> list[Made]:
         images = [item.got.image for item in batch if isinstance(item.got, Frame)]

@@ -190,6 +190,11 @@ class LesionDataset:
         """Groups of the records, (N,) str."""
         return np.array([record.group for record in self.records], dtype=str)
 
+    @property
+    def sources(self) -> np.ndarray:
+        """Key of the set that each record comes from, (N,) str."""
+        return np.array([record.source for record in self.records], dtype=str)
+
     def subset(self, mask_or_ids: Sequence | np.ndarray, *, name: str | None = None) -> LesionDataset:
         """Take some of the records; they keep the fold numbers they have in this set.
 

@@ -18,7 +18,7 @@ __all__ = ["dissect", "feature_maps", "levels_of", "rank_channels", "receptive_f
 
 def network_of(segmenter: Segmenter) -> Any:
     """Network of a segmenter, or one sentence that it has none."""
-    network = getattr(segmenter, "network_", None)
+    network = segmenter.network_
     if network is None:
         raise ValueError(f"a {type(segmenter).__name__} has no network to look into: give a fitted UNetSegmenter")
     return network

@@ -1,4 +1,4 @@
-"""The honest floor: one mask for every image, drawn without looking at it."""
+"""The baseline: one mask for every image, drawn without looking at it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class ConstantMaskSegmenter(Segmenter):
     """
 
     supervised: ClassVar[bool] = True
+    thread_safe: ClassVar[bool] = True
 
     def __init__(self, *, size: int = 256) -> None:
         self.size = size
@@ -63,6 +64,10 @@ class ConstantMaskSegmenter(Segmenter):
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         return np.repeat(self.mean_mask_[None], len(squares), axis=0)
+
+    def postprocess(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        """Return the mask as it is."""
+        return mask
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {"mean_mask": self.mean_mask_}

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
+from busutils.models.segmenter import Segmenter, WeightsError
 from busutils.models.training import UNetSegmenter
 
 __all__ = ["EnsembleSegmenter"]
@@ -22,7 +22,7 @@ class EnsembleSegmenter(Segmenter):
     """Mean probability of U-Nets: trained here with different seeds, or joined by :meth:`of`.
 
     Fitted here, every member sets aside validation groups of its own, chooses its epoch there, and sees what the others set aside:
-    no image of the outer test fold is involved. Threshold and least confidence are the means of the members'.
+    no image of the outer test fold is involved. Threshold and minimum confidence are the means of the members'.
 
     Parameters
     ----------
@@ -47,6 +47,7 @@ class EnsembleSegmenter(Segmenter):
     """
 
     supervised: ClassVar[bool] = True
+    runtime = "keras"
 
     def __init__(
         self,
@@ -83,14 +84,14 @@ class EnsembleSegmenter(Segmenter):
         """
         if not members:
             raise ValueError("an ensemble needs at least one member: give fitted U-Nets")
-        told = [{**member.get_params(deep=False), "filters": tuple(member.filters)} for member in members]
-        differing = [name for name in _SHARED if any(params[name] != told[0][name] for params in told)]
+        params = [{**member.get_params(deep=False), "filters": tuple(member.filters)} for member in members]
+        differing = [name for name in _SHARED if any(own[name] != params[0][name] for own in params)]
         if differing:
             raise ValueError(f"the members differ in {', '.join(differing)}: an ensemble takes U-Nets of one kind")
-        changes = {name: value for name, value in told[0].items() if name != "seed"}
-        ensemble = cls(changes=changes, members=len(members), seed=told[0]["seed"])
+        changes = {name: value for name, value in params[0].items() if name != "seed"}
+        ensemble = cls(changes=changes, members=len(members), seed=params[0]["seed"])
         ensemble.members_ = list(members)
-        ensemble._settle()
+        ensemble._combine_thresholds()
         ensemble.fitted_ = True
         return ensemble
 
@@ -109,9 +110,9 @@ class EnsembleSegmenter(Segmenter):
         return pd.concat(parts, ignore_index=True)[["member", *parts[0].columns.drop("member")]]
 
     @property
-    def start_file(self) -> Path | None:
+    def init_file(self) -> Path | None:
         """File of the weights that every member's training begins with, if any."""
-        return self._member(0).start_file
+        return self._member(0).init_file
 
     def check_settings(self) -> None:
         """Refuse settings that a training could only fail with; see :meth:`UNetSegmenter.check_settings`."""
@@ -124,30 +125,29 @@ class EnsembleSegmenter(Segmenter):
         images: list[np.ndarray],
         masks: list[np.ndarray] | None,
         *,
-        groups: Sequence[Any] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        progress: bool = False,
+        **options: Any,
     ) -> None:
-        """Train all members; see :meth:`UNetSegmenter.fit`. A finished member is kept beside the checkpoint."""
+        """Train all members. A finished one is kept beside the checkpoint."""
         self.check_settings()
         self.members_ = []
         finished = []
         for index in range(self.members):
             member = self._member(index)
             if checkpoint is None:
-                self.members_.append(member.fit(images, masks, groups=groups, progress=progress))
+                self.members_.append(member.fit(images, masks, **options))
                 continue
             own = Path(checkpoint).with_suffix(f".{index}.npz")
             # A checkpoint after its last epoch trains nothing more: it is the finished member.
-            self.members_.append(member.fit(images, masks, groups=groups, checkpoint=own, progress=progress))
+            self.members_.append(member.fit(images, masks, checkpoint=own, **options))
             finished.append(own)
-        self._settle()
+        self._combine_thresholds()
         for own in finished:
             own.unlink(missing_ok=True)
 
-    def _settle(self) -> None:
+    def _combine_thresholds(self) -> None:
         self.threshold_ = np.mean([member.threshold_ for member in self.members_])
-        self.confidence_ = float(np.mean([member.confidence_ for member in self.members_]))
+        self.min_confidence_ = float(np.mean([member.min_confidence_ for member in self.members_]))
         self.min_area = self.members_[0].min_area
 
     def member_proba(self, squares: np.ndarray) -> np.ndarray:
@@ -168,9 +168,6 @@ class EnsembleSegmenter(Segmenter):
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         return self.member_proba(squares).mean(axis=0)
 
-    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
-        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.confidence_)
-
     def _arrays(self) -> dict[str, np.ndarray]:
         return {
             f"m{index:02d}{name}": value
@@ -189,10 +186,11 @@ class EnsembleSegmenter(Segmenter):
             self.members_.append(member)
 
     def _state(self) -> dict[str, Any]:
-        return {"members": [member._state() for member in self.members_]}
+        return {**super()._state(), "members": [member._state() for member in self.members_]}
 
     def _set_state(self, state: dict[str, Any]) -> None:
         for member, own in zip(self.members_, state["members"], strict=True):
             member._set_state(own)
             member.fitted_ = True
-        self._settle()
+        self._combine_thresholds()
+        self.provenance = state.get("provenance", {})

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from busutils import jobs
 from busutils.datasets import LesionDataset
 from busutils.models.segmenter import Segmenter, WeightsError
 from busutils.models.training import RECIPE_VERSION
 
-__all__ = ["fit_on"]
+__all__ = ["fit_on", "provenance_of"]
 
 logger = logging.getLogger(__name__)
+
+
+def provenance_of(dataset: LesionDataset) -> dict[str, Any]:
+    """Sets that training images come from, and the fold of each that is left out.
+
+    Parameters
+    ----------
+    dataset : LesionDataset
+        Training images.
+
+    Returns
+    -------
+    dict
+        ``sets``: keys of the sets; ``folds``: of each the only fold from 1 to 5 without an image here, or None.
+    """
+    folds, sources = dataset.folds(), dataset.sources
+    sets = list(dict.fromkeys(sources.tolist()))
+    left_out = [sorted(set(range(1, 6)) - set(folds[sources == name].tolist())) for name in sets]
+    return {"sets": sets, "folds": [absent[0] if len(absent) == 1 else None for absent in left_out]}
 
 
 def fit_on(
@@ -32,7 +51,7 @@ def fit_on(
     segmenter : Segmenter
         Its settings; it is left as it is.
     dataset : LesionDataset
-        Training images. Their groups keep near-copies on one side of the validation split.
+        Training images. Their groups keep near-duplicates on one side of the validation split.
     size : int, default 256
         Square at which images are handed over.
     folder : path-like, optional
@@ -52,9 +71,9 @@ def fit_on(
     fresh = clone(segmenter)
     if not segmenter.supervised:
         return fresh.fit(images)
-    parts = [RECIPE_VERSION, segmenter, images, masks, dataset.groups]
-    if (before := getattr(segmenter, "start_file", None)) is not None and before.is_file():
-        parts.append(before.read_bytes())
+    parts = [RECIPE_VERSION, segmenter, images, masks, dataset.groups, dataset.sources]
+    if segmenter.init_file is not None and segmenter.init_file.is_file():
+        parts.append(segmenter.init_file.read_bytes())
     key = jobs.content_key(*parts)[:20]
     place = Path(folder or jobs.cache_dir() / "trained")
     path = place / f"{type(segmenter).__name__}-{key}.npz"
@@ -63,11 +82,10 @@ def fit_on(
             return Segmenter.load(path)
         except WeightsError as error:
             logger.warning("%s: trained anew", error)
-    options = {}
     checkpoint = path.with_suffix(".checkpoint.npz")
-    if "checkpoint" in inspect.signature(segmenter._fit).parameters:
-        options = {"groups": dataset.groups, "checkpoint": checkpoint, "progress": progress}
-    fresh.fit(images, masks, **options)
+    place.mkdir(parents=True, exist_ok=True)
+    fresh.fit(images, masks, groups=dataset.groups, sources=dataset.sources, checkpoint=checkpoint, progress=progress)
+    fresh.provenance = provenance_of(dataset) | {"seed": fresh.get_params().get("seed"), "recipe": RECIPE_VERSION}
     fresh.save(path)
     checkpoint.unlink(missing_ok=True)
     # What the first call returns is what every later one loads.

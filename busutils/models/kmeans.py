@@ -479,6 +479,7 @@ class KMeansSegmenter(Segmenter):
     """
 
     supervised: ClassVar[bool] = False
+    thread_safe: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -526,7 +527,7 @@ class KMeansSegmenter(Segmenter):
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.size < 8:
             raise ValueError(f"size must be at least 8 pixels, got {self.size}")
-        given = {name: getattr(self, name) for name in PRESETS[self.preset]}
+        given = {name: value for name, value in self.get_params(deep=False).items() if name in PRESETS[self.preset]}
         options = PRESETS[self.preset] | {name: value for name, value in given.items() if value is not None}
         for name, allowed in (("clustering", _CLUSTERINGS), ("choice", _CHOICES), ("contour", _CONTOURS)):
             if options[name] not in allowed:
@@ -544,8 +545,8 @@ class KMeansSegmenter(Segmenter):
         return options
 
     @property
-    def fitted_on(self) -> tuple[tuple[str, int | None], ...]:
-        """Sets whose masks shaped the weights in use, each with the fold that was left out of it, or None.
+    def provenance(self) -> Mapping[str, Any]:
+        """Sets whose masks shaped the weights in use, and the fold that was left out of each, or None.
 
         What was fitted is no test: :func:`busutils.benchmark.run_benchmark` does not score it.
         """
@@ -553,7 +554,12 @@ class KMeansSegmenter(Segmenter):
         own = options["weights"] in WEIGHTS.values()
         score = FITTED_ON["score"] if own and options["choice"] == "score" else ()
         presence = FITTED_ON["presence"] if options["reject"] > 0 else ()
-        return tuple(dict.fromkeys(score + presence))
+        used = dict.fromkeys(score + presence)
+        return {"sets": [name for name, _ in used], "folds": [fold for _, fold in used]}
+
+    @provenance.setter
+    def provenance(self, value: Mapping[str, Any]) -> None:
+        """A file cannot change what shaped this method: its options say so."""
 
     # -- the steps; a subclass may put another in its place
     # ----------------------------------------------------
@@ -689,8 +695,16 @@ class KMeansSegmenter(Segmenter):
 
     # -- the protocol ----------------------------------------------------------------------------------
 
-    def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
+    def check_settings(self) -> None:
+        """Refuse a preset or an option that does not exist."""
         self.options()
+
+    def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
+        self.check_settings()
+
+    def postprocess(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        """Return the mask as it is: its outline was drawn before."""
+        return mask
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         return np.stack([self._run(square)["refined"] for square in squares]).astype(np.float32)

@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -97,7 +97,7 @@ def clean_mask(
     prob: np.ndarray | None = None,
     min_confidence: float = 0.0,
 ) -> np.ndarray:
-    """Tidy a predicted mask: fill holes, drop specks and doubtful regions, optionally keep the largest region only.
+    """Post-process a mask: fill holes, drop specks and uncertain regions, optionally keep the largest region only.
 
     Parameters
     ----------
@@ -223,13 +223,39 @@ class Segmenter(BaseEstimator):
 
     A subclass sets `supervised`, and writes ``_fit(images, masks, **options)`` and ``_square_proba(squares)``; it may
     keep fitted arrays, which ``_arrays`` and ``_set_arrays`` save and load. Parameters named in ``__init__`` are the
-    configuration. A subclass needs a parameter ``size``: the square, in pixels, it works on.
+    configuration. A subclass needs a parameter ``size``: the square, in pixels, it works on. Everything else that a caller
+    may ask for stands here with a default.
+
+    Attributes
+    ----------
+    supervised : bool
+        Whether :meth:`fit` needs masks.
+    thread_safe : bool
+        Whether threads may call :meth:`predict` at the same time.
+    runtime : str
+        What computes the network: one of :data:`busutils.models.runtimes.RUNTIMES`; empty where there is no network.
+    network_ : keras.Model or None
+        The trained network, where Keras runs one.
+    members_ : sequence of Segmenter
+        The segmenters of which this one is the mean; empty for all but an ensemble.
+    min_area : float
+        Predicted regions smaller than this share of the image are dropped.
+    provenance : dict
+        What shaped this method, saved with it; empty where nobody said so. ``sets``: names of the sets it was trained on;
+        ``folds``: of each, the fold that was left out, or None; ``seed`` and ``recipe`` of the training.
     """
 
     supervised: ClassVar[bool] = True
+    thread_safe: ClassVar[bool] = False
+    runtime: str = ""
     _classes: ClassVar[dict[str, type[Segmenter]]] = {}
 
     size: int
+    min_area: float = 0.0
+    network_: Any = None
+    members_: Sequence[Segmenter] = ()
+    fitted_: bool = False
+    _provenance: Mapping[str, Any] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -237,7 +263,16 @@ class Segmenter(BaseEstimator):
 
     # -- fitting and predicting ------------------------------------------------------------------------------
 
-    def fit(self, images: Images, masks: Images | None = None, **options: Any) -> Self:
+    def fit(
+        self,
+        images: Images,
+        masks: Images | None = None,
+        *,
+        groups: Sequence[Any] | None = None,
+        sources: Sequence[Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> Self:
         """Learn from images, and from masks where the method is a supervised one.
 
         Parameters
@@ -246,11 +281,19 @@ class Segmenter(BaseEstimator):
             Training images.
         masks : boolean arrays of the images' shapes, optional
             Reference masks. An unsupervised method never looks at them; a supervised one requires them.
+        groups : (N,) sequence, optional
+            Group of every image, such as its patient: a method that sets images aside keeps a group on one side.
+        sources : (N,) sequence, optional
+            The set that every image comes from: a method may balance the sets.
+        checkpoint : path-like, optional
+            File that holds a long training while it runs; the same call takes it up again.
+        progress : bool, default False
+            Show a progress bar, if fitting takes long.
 
         Returns
         -------
         Segmenter
-            Itself.
+            Itself. A method that has no use for an option ignores it.
 
         Raises
         ------
@@ -260,14 +303,24 @@ class Segmenter(BaseEstimator):
         images = check_images(images)
         if not images:
             raise ValueError("cannot fit on no image at all: check the subset you selected")
-        if not self.supervised:
-            self._fit(images, None, **options)
-        elif masks is None:
+        if self.supervised and masks is None:
             raise ValueError(f"{type(self).__name__} learns from masks: call fit(images, masks)")
-        else:
-            self._fit(images, check_masks(masks, images), **options)
+        for name, values in (("groups", groups), ("sources", sources)):
+            if values is not None and len(values) != len(images):
+                raise ValueError(f"{len(images)} images but {len(values)} {name}: give one of the {name} an image")
+        seen = check_masks(masks, images) if self.supervised and masks is not None else None
+        self._fit(images, seen, groups=groups, sources=sources, checkpoint=checkpoint, progress=progress)
         self.fitted_ = True
         return self
+
+    def check_settings(self) -> None:
+        """Refuse settings with which :meth:`fit` or :meth:`predict` could only fail.
+
+        Raises
+        ------
+        ValueError
+            If a setting is out of its range.
+        """
 
     def predict_proba(self, images: Images) -> np.ndarray | list[np.ndarray]:
         """Probability, pixel by pixel, that it belongs to a lesion.
@@ -301,7 +354,7 @@ class Segmenter(BaseEstimator):
         return self._like(images, maps, np.float32)
 
     def predict(self, images: Images) -> np.ndarray | list[np.ndarray]:
-        """Masks of the lesions: the probability at or above `threshold_`, tidied.
+        """Masks of the lesions: the probability at or above `threshold_`, post-processed.
 
         Parameters
         ----------
@@ -327,7 +380,7 @@ class Segmenter(BaseEstimator):
         -------
         boolean arrays of the same form and sizes.
         """
-        masks = [self._tidy(np.asarray(prob) >= self.threshold_, np.asarray(prob)) for prob in probs]
+        masks = [self.postprocess(np.asarray(prob) >= self.threshold_, np.asarray(prob)) for prob in probs]
         return self._like(probs, masks, bool)
 
     @staticmethod
@@ -345,6 +398,46 @@ class Segmenter(BaseEstimator):
     def threshold_(self, value: float) -> None:
         self._threshold = float(value)
 
+    @property
+    def min_confidence_(self) -> float:
+        """Confidence that a predicted region must have to be kept, see :func:`clean_mask`; 0 keeps all."""
+        return float(self.__dict__.get("_min_confidence", 0.0))
+
+    @min_confidence_.setter
+    def min_confidence_(self, value: float) -> None:
+        self._min_confidence = float(value)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What shaped this method, see the attributes of :class:`Segmenter`."""
+        return self._provenance
+
+    @provenance.setter
+    def provenance(self, value: Mapping[str, Any]) -> None:
+        self._provenance = dict(value)
+
+    @property
+    def init_file(self) -> Path | None:
+        """File of the weights that a training begins with, if any: their content shapes the result."""
+        return None
+
+    def postprocess(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        """Turn a thresholded probability map into the mask that :meth:`predict` gives.
+
+        Parameters
+        ----------
+        mask : (H, W) bool ndarray
+            Where the probability reaches the threshold.
+        prob : (H, W) float ndarray
+            The probability.
+
+        Returns
+        -------
+        (H, W) bool ndarray
+            Without holes, and without regions below `min_area` and `min_confidence_`.
+        """
+        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.min_confidence_)
+
     # -- what a subclass writes ------------------------------------------------------------------------------
 
     def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
@@ -353,9 +446,6 @@ class Segmenter(BaseEstimator):
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         """Probability maps (N, size, size) of square images (N, size, size) uint8."""
         raise NotImplementedError
-
-    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
-        return mask
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {}
@@ -366,13 +456,17 @@ class Segmenter(BaseEstimator):
 
     def _state(self) -> dict[str, Any]:
         """Small fitted values beside the arrays, as JSON."""
-        return {"threshold": self.threshold_}
+        state: dict[str, Any] = {"threshold": self.threshold_, "min_confidence": self.min_confidence_}
+        return {**state, "provenance": dict(self._provenance)} if self._provenance else state
 
     def _set_state(self, state: dict[str, Any]) -> None:
         self.threshold_ = state.get("threshold", 0.5)
+        # Files written before version 0.2 call it "confidence".
+        self.min_confidence_ = state.get("min_confidence", state.get("confidence", 0.0))
+        self.provenance = state.get("provenance", {})
 
     def _check_fitted(self) -> None:
-        if self.supervised and not getattr(self, "fitted_", False):
+        if self.supervised and not self.fitted_:
             raise NotFittedError(f"this {type(self).__name__} was not fitted: call fit(images, masks) or load(path)")
 
     # -- saving and loading ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import pandas as pd
 from busutils import jobs, metrics
 from busutils.datasets.pixels import resize_image, resize_mask
 from busutils.models.augment import augment_batch, strengths
-from busutils.models.segmenter import VIEWS, Segmenter, WeightsError, clean_mask, mean_of_views
+from busutils.models.segmenter import VIEWS, Segmenter, WeightsError, mean_of_views
 
 __all__ = ["PRESETS", "UNetSegmenter", "validation_groups"]
 
@@ -83,7 +83,7 @@ def mean_dice(masks: np.ndarray, probs: np.ndarray, threshold: float) -> float:
 
 
 class UNetSegmenter(Segmenter):
-    """A U-Net trained with augmentation; epoch, threshold and least confidence are chosen on validation groups.
+    """A U-Net trained with augmentation; epoch, threshold and minimum confidence are chosen on validation groups.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class UNetSegmenter(Segmenter):
         The trained network.
     threshold_ : float
         Chosen on the validation groups.
-    confidence_ : float
+    min_confidence_ : float
         Regions that the network is less sure of are dropped. The largest value that costs the validation lesions at most
         0.005 of mean Dice; 0 if the validation groups hold no normal image to gain by it.
     history_ : pandas.DataFrame
@@ -141,6 +141,7 @@ class UNetSegmenter(Segmenter):
     """
 
     supervised: ClassVar[bool] = True
+    runtime = "keras"
 
     def __init__(
         self,
@@ -207,7 +208,7 @@ class UNetSegmenter(Segmenter):
         return cls(**{**PRESETS[name], **changes})
 
     @property
-    def start_file(self) -> Path | None:
+    def init_file(self) -> Path | None:
         """File of the weights that a training begins with, or None for chance or ImageNet."""
         from busutils.models.weights import weights_file
 
@@ -233,7 +234,7 @@ class UNetSegmenter(Segmenter):
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         strengths(self.augmentation)
-        if self.start_file is not None and not self.start_file.is_file():
+        if self.init_file is not None and not self.init_file.is_file():
             from busutils.models.weights import list_weights
 
             shipped = ", ".join(list_weights())
@@ -248,9 +249,9 @@ class UNetSegmenter(Segmenter):
 
     def _starting_network(self) -> Any:
         network = self._build()
-        if self.start_file is not None:
-            before = Segmenter.load(self.start_file)
-            weights = before.network_.get_weights() if hasattr(before, "network_") else []
+        if self.init_file is not None:
+            before = Segmenter.load(self.init_file)
+            weights = before.network_.get_weights() if before.network_ is not None else []
             if [w.shape for w in weights] != [tuple(w.shape) for w in network.weights]:
                 raise WeightsError(
                     f"{self.start} holds another network than the one to be trained: give equal settings"
@@ -268,6 +269,7 @@ class UNetSegmenter(Segmenter):
         masks: list[np.ndarray] | None,
         *,
         groups: Sequence[Any] | None = None,
+        sources: Sequence[Any] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool = False,
     ) -> None:
@@ -279,8 +281,6 @@ class UNetSegmenter(Segmenter):
         assert masks is not None
         self.check_settings()
         groups = np.arange(len(images)) if groups is None else np.asarray(groups)
-        if len(groups) != len(images):
-            raise ValueError(f"{len(images)} images but {len(groups)} groups: give one group an image")
         squares = np.stack([resize_image(image, self.size) for image in images])
         truths = np.stack([resize_mask(mask, self.size) for mask in masks])
         held_out = validation_groups(groups, self.validation_fraction, self.seed)
@@ -293,18 +293,6 @@ class UNetSegmenter(Segmenter):
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         return mean_of_views(lambda view: network_proba(self.network_, view), squares, self.views)
-
-    def _tidy(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
-        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.confidence_)
-
-    @property
-    def confidence_(self) -> float:
-        """Confidence that a predicted region must have to be kept."""
-        return float(self.__dict__.get("_confidence", 0.0))
-
-    @confidence_.setter
-    def confidence_(self, value: float) -> None:
-        self._confidence = float(value)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {f"w{index:04d}": value for index, value in enumerate(self.network_.get_weights())}
@@ -319,11 +307,10 @@ class UNetSegmenter(Segmenter):
         self.network_ = network
 
     def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "confidence": self.confidence_, "history": self.history_.to_dict("records")}
+        return {**super()._state(), "history": self.history_.to_dict("records")}
 
     def _set_state(self, state: dict[str, Any]) -> None:
         super()._set_state(state)
-        self.confidence_ = state.get("confidence", 0.0)
         self.history_ = pd.DataFrame(state.get("history", []))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -367,18 +354,18 @@ def network_proba(network: Any, squares: np.ndarray, *, batch: int = 8) -> np.nd
 
 
 def choose_cutoffs(segmenter: UNetSegmenter, images: np.ndarray, masks: np.ndarray) -> None:
-    """Choose the threshold, then the least confidence, of a trained segmenter on validation images.
+    """Choose the threshold, then the minimum confidence, of a trained segmenter on validation images.
 
     Parameters
     ----------
     segmenter : UNetSegmenter
-        Its `threshold_` and `confidence_` are set.
+        Its `threshold_` and `min_confidence_` are set.
     images : (N, S, S) uint8 ndarray
         Validation images at the network's size; none of them leaves the defaults.
     masks : (N, S, S) bool ndarray
         Their lesions.
     """
-    segmenter.threshold_, segmenter.confidence_ = 0.5, 0.0
+    segmenter.threshold_, segmenter.min_confidence_ = 0.5, 0.0
     shown = masks.any(axis=(1, 2))
     if not shown.any():
         return
@@ -389,10 +376,10 @@ def choose_cutoffs(segmenter: UNetSegmenter, images: np.ndarray, masks: np.ndarr
     if shown.all():
         return
     scores = np.empty(len(CONFIDENCES))
-    for index, segmenter.confidence_ in enumerate(CONFIDENCES):
+    for index, segmenter.min_confidence_ in enumerate(CONFIDENCES):
         predicted = segmenter.masks_from(probs[shown])
         scores[index] = np.mean([metrics.dice(m, p) for m, p in zip(masks[shown], predicted, strict=True)])
-    segmenter.confidence_ = float(CONFIDENCES[scores >= scores[0] - TOLERANCE].max())
+    segmenter.min_confidence_ = float(CONFIDENCES[scores >= scores[0] - TOLERANCE].max())
 
 
 class Training:
