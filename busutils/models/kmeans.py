@@ -435,7 +435,7 @@ class KMeansSegmenter(Segmenter):
 
     It learns nothing from the images it is used on and never sees a mask of theirs: :meth:`fit` only checks its input,
     and :meth:`predict` works without it. The score that chooses among candidates, though, has weights that were fitted
-    once, with masks: see :attr:`fitted_on`. An option left at None is what the preset says.
+    once, with masks: see :attr:`provenance`. An option left at None is what the preset says.
 
     Parameters
     ----------
