@@ -37,8 +37,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from busutils import datasets, jobs
-from busutils.datasets import LesionDataset, Record, phantom
+from busutils import datasets, jobs, phantom
+from busutils.datasets import LesionDataset, Record
 from busutils.datasets.audit import _BURNT_PX, audit, burnt_in
 
 FIGURES = Path(__file__).parents[1] / "figures"

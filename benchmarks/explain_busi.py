@@ -44,7 +44,7 @@ Map = Callable[[models.Segmenter, np.ndarray, np.ndarray], np.ndarray]
 
 
 def _large(values: np.ndarray) -> np.ndarray:
-    return datasets.pixels.resize_map(np.abs(values), (SIZE, SIZE))
+    return datasets.resize_map(np.abs(values), (SIZE, SIZE))
 
 
 MAPS: dict[str, Map] = {

@@ -102,7 +102,7 @@ def compare(peer: str, n: int) -> pd.DataFrame:
     rows = []
     for key, first in ours.items():
         # Both are enlarged by one function: how to draw a coarse map is not what is compared.
-        second = datasets.pixels.resize_map(theirs[key].astype(np.float32), first.shape)
+        second = datasets.resize_map(theirs[key].astype(np.float32), first.shape)
         name, index = key.rsplit("/", 1)
         rows.append(
             {

@@ -171,10 +171,10 @@ def write_one(path: Path, prob: np.ndarray, image: np.ndarray, segmenter: Any, o
     """What `busutils predict` does with a map: tidy, measure, compress, write."""
     from busutils import jobs
     from busutils.app import predict
-    from busutils.app.scans import Frame
+    from busutils.io import Image
 
     (mask,) = segmenter.masks_from([prob])
-    row = predict.describe(path, f"{path.stem}_mask.png", Frame(image), prob, mask, segmenter.threshold_)
+    row = predict.describe(path, f"{path.stem}_mask.png", Image(image), prob, mask, segmenter.threshold_)
     with jobs.atomic_path(out / row.mask) as temporary:
         temporary.write_bytes(predict._png(np.uint8(255) * mask))
     return row.__dict__
@@ -182,13 +182,12 @@ def write_one(path: Path, prob: np.ndarray, image: np.ndarray, segmenter: Any, o
 
 def plain_loop(segmenter: Any, files: list[Path], out: Path, batch: int) -> None:
     """Read, `predict`, write; nothing at the same time."""
-    from busutils.app.scans import read_frames
-    from busutils.datasets.pixels import resize_image, resize_map
+    from busutils.io import read_images, resize_image, resize_map
 
     rows = []
     for start in range(0, len(files), batch):
         part = files[start : start + batch]
-        images = [next(read_frames(path)).image for path in part]
+        images = [next(read_images(path)).pixels for path in part]
         squares = np.stack([resize_image(image, segmenter.size) for image in images])
         probs = segmenter.network_.predict(squares[..., None].astype(np.float32), batch_size=batch, verbose=0)[..., 0]
         for path, image, prob in zip(part, images, probs, strict=True):
@@ -204,8 +203,7 @@ def method_here(method: str, root: str | None) -> Iterator[Row]:
 
     from busutils.app.engines import load_segmenter
     from busutils.app.predict import predict_files
-    from busutils.app.scans import read_frames
-    from busutils.datasets.pixels import resize_image
+    from busutils.io import read_images, resize_image
 
     files, cores = busi_files(root), joblib.cpu_count()
     engine = method.removeprefix("busutils, ") if method.startswith("busutils") else "keras"
@@ -223,7 +221,7 @@ def method_here(method: str, root: str | None) -> Iterator[Row]:
             yield measured(run, len(files), **{**about, "batch": batch})
         else:
             n_threads = 1 if method.endswith("one core") else cores
-            squares = [resize_image(next(read_frames(path)).image, segmenter.size)[None] for path in files]
+            squares = [resize_image(next(read_images(path)).pixels, segmenter.size)[None] for path in files]
             segmenter._square_proba(squares[0])
             with ThreadPoolExecutor(n_threads) as pool:
                 run = lambda: list(pool.map(segmenter._square_proba, squares))  # noqa: E731
@@ -236,8 +234,7 @@ def stages_here(root: str | None) -> Iterator[Row]:
     from busutils import jobs
     from busutils.app import predict
     from busutils.app.engines import load_segmenter
-    from busutils.app.scans import Frame, read_frames
-    from busutils.datasets.pixels import resize_image, resize_map
+    from busutils.io import Image, read_images, resize_image, resize_map
 
     files = busi_files(root)[::6]
     segmenter = load_segmenter(WEIGHTS, streams=joblib.cpu_count())
@@ -258,14 +255,14 @@ def stages_here(root: str | None) -> Iterator[Row]:
                 temporary.write_bytes(content)
 
         cut = segmenter.threshold_
-        yield stage("decode", lambda path: next(read_frames(path)).image, "files")
+        yield stage("decode", lambda path: next(read_images(path)).pixels, "files")
         yield stage("resize", lambda image: resize_image(image, segmenter.size), "decode")
         yield stage("network", lambda square: segmenter._square_proba(square[None])[0], "resize")
         yield stage(
             "resize back", lambda prob, image: np.clip(resize_map(prob, image.shape), 0, 1), "network", "decode"
         )
         yield stage("tidy", lambda prob: segmenter.masks_from([prob])[0], "resize back")
-        describe = lambda p, i, prob, mask: predict.describe(p, "", Frame(i), prob, mask, cut)  # noqa: E731
+        describe = lambda p, i, prob, mask: predict.describe(p, "", Image(i), prob, mask, cut)  # noqa: E731
         yield stage("measure", describe, "files", "decode", "resize back", "tidy")
         yield stage("compress", lambda mask: predict._png(np.uint8(255) * mask), "tidy")
         yield stage("write", write, "files", "compress")

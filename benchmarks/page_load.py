@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 
 from busutils import datasets
+from busutils import io as bio
 from busutils.app import answers, engines, page
-from busutils.app.scans import Frame
 from busutils.models.segmenter import Segmenter
 
 IMAGES_A_USER = 3
@@ -147,7 +147,7 @@ def visit(address: str, images: list[np.ndarray], masks: list[np.ndarray], n_use
 
 def expected(segmenter: Segmenter, images: list[np.ndarray]) -> list[np.ndarray]:
     compared = {"U-Net": segmenter}
-    return [answers.examine(compared, Frame(image), "scan.png").masks["U-Net"] for image in images]
+    return [answers.examine(compared, bio.Image(image), "scan.png").masks["U-Net"] for image in images]
 
 
 def main() -> None:

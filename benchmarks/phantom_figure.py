@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from busutils.datasets import phantom
+from busutils import phantom
 
 KINDS = [kind for kind in phantom.KINDS if kind != "normal"]
 

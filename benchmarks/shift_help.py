@@ -84,7 +84,7 @@ def adapt_statistics(segmenter: models.Segmenter, images: np.ndarray, batch: int
     """Take the moving means and variances of batch normalisation from these images alone."""
     network = segmenter.network_
     norms = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    squares = np.stack([datasets.pixels.resize_image(image, segmenter.size) for image in images])
+    squares = np.stack([datasets.resize_image(image, segmenter.size) for image in images])
     for index, start in enumerate(range(0, len(squares) - batch + 1, batch)):
         for layer in norms:
             layer.momentum = index / (index + 1)  # the running mean of all batches so far

@@ -173,7 +173,7 @@ def write_masks(probs: np.ndarray, dataset: datasets.LesionDataset, folder: Path
     """Write one mask an image, as large as the image."""
     from PIL import Image
 
-    from busutils.datasets.pixels import resize_map
+    from busutils.io import resize_map
 
     folder.mkdir(parents=True, exist_ok=True)
     for index, (record, prob) in enumerate(zip(dataset, probs, strict=True)):

@@ -248,10 +248,8 @@ def _app(args: argparse.Namespace) -> int:
 
 
 def _phantom(args: argparse.Namespace) -> int:
-    from busutils.datasets import phantom
-
-    made = phantom.load(n=args.n, seed=args.seed, scanner=args.scanner, size=args.size)
-    print(phantom.write(made, args.out))
+    made = datasets.load("phantom", n=args.n, seed=args.seed, scanner=args.scanner, size=args.size)
+    print(datasets.write_phantoms(made, args.out))
     return 0
 
 

@@ -13,14 +13,13 @@ import pytest
 from PIL import Image
 
 from busutils import cli, datasets, evaluation
-from busutils.datasets import phantom
 
 
 @pytest.fixture(scope="module")
 def busi_like(tmp_path_factory):
     """Twenty-four simulated images in BUSI's layout."""
     root = tmp_path_factory.mktemp("data")
-    phantom.write(datasets.load("phantom", n=24, size=64), root)
+    datasets.write_phantoms(datasets.load("phantom", n=24, size=64), root)
     return root
 
 
@@ -214,7 +213,7 @@ def test_training_exporting_and_using_a_network(capsys, tmp_path):
     images, _ = datasets.load("phantom", n=3, size=64).load_arrays(64)
     expected = models.load(weights).predict_proba(images)
     np.testing.assert_allclose(cli.segmenter_named(str(onnx)).predict_proba(images), expected, atol=1e-4)
-    datasets.phantom.write(datasets.load("phantom", n=3, size=64), tmp_path / "three")
+    datasets.write_phantoms(datasets.load("phantom", n=3, size=64), tmp_path / "three")
     masks = ("predict", tmp_path / "three", "--recursive", "--weights", weights, "--out", tmp_path / "masks")
     status, out, err = run(capsys, *masks, "--engine", "keras")
     assert (status, "Keras" in err) == (0, True)

@@ -8,8 +8,8 @@ import pytest
 import trees
 from scipy import ndimage
 
-from busutils import datasets
-from busutils.datasets import DatasetWarning, phantom
+from busutils import datasets, phantom
+from busutils.datasets import DatasetWarning
 
 auditing = __import__("sys").modules["busutils.datasets.audit"]
 

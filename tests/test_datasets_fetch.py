@@ -18,7 +18,7 @@ import trees
 from busutils import datasets
 from busutils.datasets import catalogue
 from busutils.datasets.catalogue import Card, Download
-from busutils.datasets.pixels import DatasetError
+from busutils.io import DatasetError
 
 fetching = sys.modules["busutils.datasets.fetch"]
 

@@ -183,7 +183,7 @@ def test_breast_workbook_spacing_further_lesions_and_normals(tmp_path):
     root = trees.breast(tmp_path)
     data = load("breast", root)
     assert data.labels.tolist() == ["benign", "malignant", "normal"]
-    assert data[0].mm_per_px == pytest.approx(0.0793) and data[1].mm_per_px == pytest.approx(0.1)
+    assert data[0].spacing == pytest.approx((0.0793, 0.0793)) and data[1].spacing == pytest.approx((0.1, 0.1))
     assert data[1].notes == ("2 masks joined",) and data[2].masks == ()
     image, _ = data.load_native(0)
     assert (image == trees.picture(seed=0)).all(), "transparency must not darken the image"
@@ -334,7 +334,7 @@ def test_broken_pictures_and_masks_of_another_size_name_the_file(tmp_path):
 
 def test_size_limit_stops_before_decoding(tmp_path, monkeypatch):
     root = trees.busi(tmp_path)
-    monkeypatch.setattr(datasets.pixels, "MAX_PIXELS", 100)
+    monkeypatch.setattr("busutils.io.image.MAX_PIXELS", 100)
     with pytest.raises(DatasetError, match="more than the limit of 100"):
         load("busi", root).load_native(0)
 

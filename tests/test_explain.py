@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from busutils import explain, models
-from busutils.datasets import phantom
+from busutils import explain, models, phantom
 
 pytestmark = pytest.mark.tf
 
@@ -156,7 +155,7 @@ def test_seg_grad_cam_agrees_with_finite_differences(tiny_unet, discs):
             moved[..., channel] += step
             total.append(np.asarray(decoder([moved, *rest]))[0, ..., 0][mask].astype("float64").sum())
         weights.append((total[0] - total[1]) / 2e-2 / features[0, ..., 0].size)
-    from busutils.datasets.pixels import resize_map
+    from busutils.io import resize_map
 
     expected = resize_map(np.maximum((features[0] * weights).sum(axis=-1), 0), (32, 32))
     cam = explain.seg_grad_cam(tiny_unet, image, layer="bottleneck", region=mask)

@@ -23,8 +23,7 @@ from PIL import Image
 
 from busutils import models
 from busutils.app import answers, page
-from busutils.app.scans import Frame
-from busutils.datasets import pixels
+from busutils.io import image as limits
 
 
 class Bright(models.Segmenter):
@@ -57,7 +56,7 @@ def links(text):
 
 def one_answer(spacing=None, name="scan.png"):
     compared = {"U-Net": Bright(), "K-Means, best": models.KMeansSegmenter("best")}
-    return answers.examine(compared, Frame(scene(), spacing=spacing), name)
+    return answers.examine(compared, limits.Image(scene(), spacing=spacing), name)
 
 
 # -- answers -------------------------------------------------------------------------------------------------
@@ -93,7 +92,7 @@ def test_a_method_without_probabilities_claims_none():
 
 
 def test_an_empty_mask_is_no_all_clear():
-    answer = answers.examine({"U-Net": Bright()}, Frame(np.zeros((64, 64), np.uint8)), "dark.png")
+    answer = answers.examine({"U-Net": Bright()}, limits.Image(np.zeros((64, 64), np.uint8)), "dark.png")
     assert "no statement that nothing is there" in answers.answer_page(answer)
 
 
@@ -145,7 +144,7 @@ def test_a_batch_keeps_files_of_one_name_apart_and_names_what_failed(tmp_path):
 
 
 def test_refusals_are_clear_and_name_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 5000)
     (tmp_path / "letter.png").write_bytes(b"Dear Sir or Madam")
     save(tmp_path, "large.png", np.zeros((80, 80), np.uint8))
     save(tmp_path, "small.png", np.zeros((8, 80), np.uint8))
@@ -165,8 +164,8 @@ def test_refusals_are_clear_and_name_no_folder(tmp_path, monkeypatch):
 def test_of_a_clip_the_first_frame_is_shown_and_said(tmp_path):
     first, second = (Image.fromarray(scene(left=left)) for left in (5, 25))
     first.save(tmp_path / "clip.tif", save_all=True, append_images=[second])
-    frame = answers.read_upload(tmp_path / "clip.tif", mm_per_px=0.1)
-    np.testing.assert_array_equal(frame.image, scene(left=5))
+    frame = answers.read_upload(tmp_path / "clip.tif", spacing=(0.1, 0.1))
+    np.testing.assert_array_equal(frame.pixels, scene(left=5))
     assert frame.spacing == (0.1, 0.1)
     assert "this is the first" in answers.summary(answers.examine({"U-Net": Bright()}, frame, "clip.tif"))
 
@@ -329,12 +328,12 @@ def test_the_server_fetches_nothing_for_a_visitor(address, monkeypatch):
 
 def test_uploads_are_gone_when_the_server_is(tmp_path):
     pytest.importorskip("gradio", reason="the extra 'app' is not installed")
-    outside = os.environ.get("GRADIO_TEMP_DIR"), pixels.MAX_PIXELS
+    outside = os.environ.get("GRADIO_TEMP_DIR"), limits.MAX_PIXELS
     with page.serving(Bright(), name="bright", keep_seconds=0.2) as url:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         path = Path(json.loads(upload(url, "scan.png", png(scene()))[1])[0])
         assert folder in path.parents
-        assert pixels.MAX_PIXELS == page.MAX_PIXELS
+        assert outside[1] == limits.MAX_PIXELS  # the page limits its own reading, nobody else's
         for _ in range(100):
             if not path.exists():
                 break
@@ -342,7 +341,7 @@ def test_uploads_are_gone_when_the_server_is(tmp_path):
         assert not path.exists()
         assert "gone" in segment(url, str(path)) or "error" in segment(url, str(path))
     assert not folder.exists()
-    assert (os.environ.get("GRADIO_TEMP_DIR"), pixels.MAX_PIXELS) == outside
+    assert (os.environ.get("GRADIO_TEMP_DIR"), limits.MAX_PIXELS) == outside
 
 
 # -- the browser ---------------------------------------------------------------------------------------------

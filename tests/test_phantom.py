@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from busutils import datasets
-from busutils.datasets import phantom, phantom_scanner
-from busutils.datasets.phantom_scanner import PRESETS, Scanner
+from busutils import datasets, phantom
+from busutils.datasets import load_phantoms
+from busutils.phantom import scanner as scanning
+from busutils.phantom.scanner import PRESETS, Scanner
 
 LESION_KINDS = [kind for kind in phantom.KINDS if kind != "normal"]
 
 
-def uniform_envelope(scanner, *, shape=(512, 512), mm_per_px=(0.1, 0.15), excess=None):
+def uniform_envelope(scanner, *, shape=(512, 512), spacing=(0.1, 0.15), excess=None):
     """Envelope of one look of a tissue without structure, noise or interfaces."""
     quiet = dataclasses.replace(scanner, noise=-300.0, looks=1)
     flat = np.zeros(shape, np.float32)
     excess = flat if excess is None else excess
-    return phantom_scanner.scan(flat, flat, excess, quiet, mm_per_px, np.random.default_rng(0))[0]
+    return scanning.scan(flat, flat, excess, quiet, spacing, np.random.default_rng(0))[0]
 
 
 def width_at_half(profile, spacing):
@@ -42,7 +43,7 @@ def point_widths(scanner, depth):
     rows = round((depth + 2) / dz)
     field = np.zeros((rows, 256), np.complex64)
     field[round(depth / dz), 128] = 1
-    echo = np.abs(phantom_scanner.convolve(field, scanner, (dz, dx)))
+    echo = np.abs(scanning.convolve(field, scanner, (dz, dx)))
     row, column = np.unravel_index(echo.argmax(), echo.shape)
     return width_at_half(echo[:, column], dz), width_at_half(echo[row], dx)
 
@@ -79,7 +80,7 @@ def test_same_arguments_same_bytes_in_any_order():
 
 def test_same_bytes_in_another_process():
     code = (
-        "import hashlib; from busutils.datasets import phantom; p = phantom.simulate(4, seed=1, size=64);"
+        "import hashlib; from busutils import phantom; p = phantom.simulate(4, seed=1, size=64);"
         "print(hashlib.sha256(p.image.tobytes() + p.mask.tobytes()).hexdigest())"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -115,7 +116,7 @@ def test_speckle_is_fully_developed(name):
 def test_looks_reduce_speckle_by_their_square_root():
     flat = np.zeros((384, 384), np.float32)
     scanner = Scanner("four looks", looks=4, noise=-300.0)
-    one, four = phantom_scanner.scan(flat, flat, flat, scanner, (0.1, 0.15), np.random.default_rng(0))
+    one, four = scanning.scan(flat, flat, flat, scanner, (0.1, 0.15), np.random.default_rng(0))
     assert (four.mean() / four.std()) / (one.mean() / one.std()) == pytest.approx(2, abs=0.1)
 
 
@@ -139,7 +140,7 @@ def test_lateral_width_follows_depth_focus_and_frequency():
     deeper_focus = dataclasses.replace(scanner, focus=30.0)
     assert point_widths(deeper_focus, 32.0)[1] < 0.9 * point_widths(scanner, 32.0)[1]
     assert point_widths(dataclasses.replace(scanner, frequency=16.0), 15.0)[1] == pytest.approx(at_focus / 2, rel=0.1)
-    assert at_focus == pytest.approx(float(phantom_scanner.lateral_fwhm(scanner, 15.0)), rel=0.05)
+    assert at_focus == pytest.approx(float(scanning.lateral_fwhm(scanner, 15.0)), rel=0.05)
 
 
 @pytest.mark.parametrize("loss", [-0.8, 1.2])
@@ -167,16 +168,14 @@ def test_cysts_enhance_and_spiculated_cancers_shadow():
 def test_noise_fills_the_depth():
     flat = np.full((300, 128), -60, np.float32)
     zero = np.zeros_like(flat)
-    envelope = phantom_scanner.scan(flat, zero, zero, PRESETS["portable"], (0.15, 0.2), np.random.default_rng(0))[0]
+    envelope = scanning.scan(flat, zero, zero, PRESETS["portable"], (0.15, 0.2), np.random.default_rng(0))[0]
     assert np.mean(envelope[-40:] ** 2) > 10 * np.mean(envelope[:40] ** 2)
 
 
 def test_fewer_lines_make_a_coarser_picture():
-    envelope = uniform_envelope(PRESETS["clinic"], shape=(128, 128), mm_per_px=(0.3, 0.3))
+    envelope = uniform_envelope(PRESETS["clinic"], shape=(128, 128), spacing=(0.3, 0.3))
     fine, coarse = (
-        phantom_scanner.display(envelope, Scanner("s", lines_per_mm=density, smooth=0, sharpen=0), (0.3, 0.3)).astype(
-            float
-        )
+        scanning.display(envelope, Scanner("s", lines_per_mm=density, smooth=0, sharpen=0), (0.3, 0.3)).astype(float)
         for density in (10.0, 0.8)
     )
     assert np.abs(np.diff(coarse, axis=1)).mean() < 0.7 * np.abs(np.diff(fine, axis=1)).mean()
@@ -217,7 +216,7 @@ def test_fields_have_the_shapes_and_types_of_the_contract():
         array = getattr(made, name)
         assert array.shape == (64, 64) and array.dtype == dtype
     assert made.generator_version == phantom.GENERATOR_VERSION
-    assert made.mm_per_px == pytest.approx((made.scene.depth / 64, made.scene.width / 64))
+    assert made.spacing == pytest.approx((made.scene.depth / 64, made.scene.width / 64))
 
 
 def test_areas_are_near_those_of_busi():
@@ -232,7 +231,7 @@ def test_areas_are_near_those_of_busi():
 
 
 def test_descriptors_use_bi_rads_words():
-    words = [phantom.load(n=150, seed=4).table()[name] for name in ("shape", "orientation", "margin", "posterior")]
+    words = [load_phantoms(n=150, seed=4).table()[name] for name in ("shape", "orientation", "margin", "posterior")]
     shape, orientation, margin, posterior = (set(column) for column in words)
     assert shape == {"oval", "round", "irregular", "none"}
     assert orientation == {"parallel", "not parallel", "none"}
@@ -266,14 +265,14 @@ def test_calipers_and_text_change_only_their_own_pixels():
 
 
 def test_dataset_reads_what_simulate_makes():
-    dataset = phantom.load(n=5, size=64)
+    dataset = load_phantoms(n=5, size=64)
     images, masks = dataset.load_arrays(64, use_cache=False)
     for i in range(5):
         made = phantom.simulate(i, size=64)
         assert np.array_equal(images[i], made.image)
         assert np.array_equal(masks[i], made.mask)
         assert dataset[i].label == made.label
-        assert dataset[i].mm_per_px == pytest.approx(math.sqrt(math.prod(made.mm_per_px)))
+        assert dataset[i].spacing == pytest.approx(made.spacing)
 
 
 def test_opening_a_set_simulates_nothing(monkeypatch):
@@ -289,7 +288,7 @@ def test_opening_a_set_simulates_nothing(monkeypatch):
 
 
 def test_records_carry_the_generator_version(monkeypatch):
-    record = phantom.load(n=1)[0]
+    record = load_phantoms(n=1)[0]
     assert record.extras["generator_version"] == phantom.GENERATOR_VERSION
     before = record.image.key
     monkeypatch.setattr(phantom, "GENERATOR_VERSION", phantom.GENERATOR_VERSION + 1)
@@ -297,7 +296,7 @@ def test_records_carry_the_generator_version(monkeypatch):
 
 
 def test_near_copies_share_group_and_scene():
-    dataset = phantom.load(n=30, size=96, copies=0.2)
+    dataset = load_phantoms(n=30, size=96, copies=0.2)
     groups, counts = np.unique(dataset.groups, return_counts=True)
     assert counts.sum() - len(groups) == 6
     twin = int(np.flatnonzero([bool(record.notes) for record in dataset])[0])
@@ -314,14 +313,14 @@ def test_near_copies_share_group_and_scene():
 
 
 def test_mixed_scanners_take_turns():
-    assert set(phantom.load(n=6, scanner="mixed").table()["scanner"]) == set(PRESETS)
+    assert set(load_phantoms(n=6, scanner="mixed").table()["scanner"]) == set(PRESETS)
 
 
 # A small set lacks most of BUSI's files; the reader says so.
 @pytest.mark.filterwarnings("ignore::busutils.datasets.DatasetWarning")
 def test_written_set_reads_as_busi(tmp_path):
-    dataset = phantom.load(n=9, size=64, seed=2)
-    folder = phantom.write(dataset, tmp_path)
+    dataset = load_phantoms(n=9, size=64, seed=2)
+    folder = datasets.write_phantoms(dataset, tmp_path)
     assert folder == tmp_path / "Dataset_BUSI_with_GT"
     assert (folder / "benign" / "benign (1).png").is_file() and (folder / "benign" / "benign (1)_mask.png").is_file()
     read = datasets.load("busi", root=tmp_path)
@@ -335,7 +334,7 @@ def test_written_set_reads_as_busi(tmp_path):
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    dataset = phantom.load(n=3, size=32)
+    dataset = load_phantoms(n=3, size=32)
     calls = []
 
     def fail(self, index):
@@ -346,11 +345,11 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(dataset), "load_native", fail)
     with pytest.raises(RuntimeError):
-        phantom.write(dataset, tmp_path)
+        datasets.write_phantoms(dataset, tmp_path)
     assert calls == [0, 1, 2] and list(tmp_path.iterdir()) == []
     (tmp_path / "Dataset_BUSI_with_GT").mkdir()
     with pytest.raises(ValueError, match="there already"):
-        phantom.write(dataset, tmp_path)
+        datasets.write_phantoms(dataset, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -368,14 +367,14 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 )
 def test_bad_options_are_refused_in_one_sentence(options, words):
     with pytest.raises(ValueError, match=words) as caught:
-        phantom.load(**options)
+        load_phantoms(**options)
     assert "\n" not in str(caught.value)
 
 
 def test_naive_clustering_fails_and_background_subtraction_helps():
     from busutils.models import KMeansSegmenter
 
-    images, masks = phantom.load(n=48, seed=11).lesions().load_arrays(256, use_cache=False)
+    images, masks = load_phantoms(n=48, seed=11).lesions().load_arrays(256, use_cache=False)
 
     def mean_dice(preset):
         drawn = KMeansSegmenter(preset=preset).fit(images).predict(images)
@@ -390,7 +389,7 @@ def test_naive_clustering_fails_and_background_subtraction_helps():
 def test_one_scene_through_two_scanners_is_one_group():
     from busutils.datasets import LeakError, check_no_leak
 
-    clinic, portable, other = (phantom.load(n=4, size=32, **o) for o in ({}, {"scanner": "portable"}, {"seed": 1}))
+    clinic, portable, other = (load_phantoms(n=4, size=32, **o) for o in ({}, {"scanner": "portable"}, {"seed": 1}))
     assert list(clinic.groups) == list(portable.groups)
     assert set(clinic.ids).isdisjoint(portable.ids)
     check_no_leak(clinic.groups, other.groups)

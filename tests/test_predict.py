@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 from trees import blob, picture
 
-from busutils import datasets, models
+from busutils import datasets, io, models
 from busutils.app import engines, predict
 from busutils.app.predict import PredictError, find_images, predict_files
-from busutils.app.scans import Frame
 
 
 class Bright(models.Segmenter):
@@ -68,7 +67,7 @@ def test_masks_and_rows_agree_with_the_segmenter(tmp_path):
 def described(mask, spacing=None, prob=None):
     prob = np.where(mask, np.float32(0.9), np.float32(0.1)) if prob is None else prob
     return predict.describe(
-        Path("a.png"), "a_mask.png", Frame(np.zeros(mask.shape, np.uint8), None, spacing), prob, mask, 0.5
+        Path("a.png"), "a_mask.png", io.Image(np.zeros(mask.shape, np.uint8), spacing), prob, mask, 0.5
     )
 
 
@@ -337,8 +336,8 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
 def test_no_more_than_a_few_images_are_held_at_once(tmp_path, monkeypatch):
     files = sorted(images_in(tmp_path / "in", 90).iterdir())
     read, ahead = [], []
-    frames = predict.read_frames
-    monkeypatch.setattr(predict, "read_frames", lambda path: read.append(path) or frames(path))
+    frames = predict.read_images
+    monkeypatch.setattr(predict, "read_images", lambda path: read.append(path) or frames(path))
     monkeypatch.setattr(predict.joblib, "cpu_count", lambda: 2)
     for count, _ in enumerate(predict_files(Bright(), files, tmp_path / "out"), start=1):
         ahead.append(len(read) - count)

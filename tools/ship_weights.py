@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from busutils import datasets, evaluation, models
-from busutils.datasets import phantom
+from busutils import datasets, evaluation, models, phantom
 
 FOLDER = Path(models.__file__).parent / "weights"
 PHANTOMS = "phantom?n=600&scanner=mixed&seed=7&calipers=0.3&text=0.3"

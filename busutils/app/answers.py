@@ -19,15 +19,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 from matplotlib import colormaps
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from scipy import ndimage
 
 from busutils.app import predict
 from busutils.app.predict import Prediction
-from busutils.app.scans import Frame, read_frames
 from busutils.datasets import DatasetError
 from busutils.explain.uncertainty import entropy
+from busutils.io import Image, read_images
 from busutils.metrics import dice
 from busutils.models.segmenter import Segmenter
 from busutils.plotting.style import PREDICTION, colour_of
@@ -72,7 +73,7 @@ class Answer:
     ----------
     name : str
         Of the file, without its ending; safe in a file name.
-    frame : Frame
+    frame : Image
         The image, its place in a clip, and the size of its pixels where known.
     probs : dict of (H, W) float32 ndarray
         Probability map of each method.
@@ -83,7 +84,7 @@ class Answer:
     """
 
     name: str
-    frame: Frame
+    frame: Image
     probs: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
     rows: dict[str, Prediction]
@@ -123,20 +124,24 @@ def safe_stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", plain).strip("._-")[:60].strip("._-") or "image"
 
 
-def read_upload(path: str | os.PathLike[str], mm_per_px: float | None = None) -> Frame:
+def read_upload(
+    path: str | os.PathLike[str], spacing: tuple[float, float] | None = None, *, max_pixels: int | None = None
+) -> Image:
     """Read the image, or the first frame of a clip, that a visitor sent.
 
     Parameters
     ----------
     path : path-like
         Where the server keeps it.
-    mm_per_px : float, optional
-        Side of a pixel in mm as the visitor gave it; it goes before what the file says.
+    spacing : (float, float), optional
+        Height and width of a pixel in mm as the visitor gave it; it goes before what the file says.
+    max_pixels : int, optional
+        Limit of an image, see :func:`busutils.io.read_images`.
 
     Returns
     -------
-    Frame
-        `number` is 1 for the first of several frames.
+    Image
+        `frame` is 1 for the first of several frames.
 
     Raises
     ------
@@ -145,24 +150,24 @@ def read_upload(path: str | os.PathLike[str], mm_per_px: float | None = None) ->
     """
     path = Path(path)
     try:
-        frame = next(read_frames(path))
+        frame = next(read_images(path, max_pixels=max_pixels))
     except DatasetError as error:
         words = str(error).replace(f"{path.parent}{os.sep}", "")
         raise Refused(re.sub(r" \(busutils\.[^)]*\)", "", words)) from error
-    if min(frame.image.shape) < MIN_SIDE:
-        height, width = frame.image.shape
+    if min(frame.pixels.shape) < MIN_SIDE:
+        height, width = frame.pixels.shape
         raise Refused(f"{path.name} has {width} x {height} pixels; at least {MIN_SIDE} are needed on each side.")
-    return frame if not mm_per_px else replace(frame, spacing=(float(mm_per_px), float(mm_per_px)))
+    return replace(frame, spacing=spacing) if spacing else frame
 
 
-def examine(segmenters: Mapping[str, Segmenter], frame: Frame, name: str, stem: str = "") -> Answer:
+def examine(segmenters: Mapping[str, Segmenter], frame: Image, name: str, stem: str = "") -> Answer:
     """Segment and measure one image with every method.
 
     Parameters
     ----------
     segmenters : mapping of str to Segmenter
         Fitted ones by the name the page calls them; the first is the one whose maps are shown.
-    frame : Frame
+    frame : Image
         The image.
     name : str
         Of its file, as it was sent.
@@ -176,7 +181,7 @@ def examine(segmenters: Mapping[str, Segmenter], frame: Frame, name: str, stem: 
     stem = stem or safe_stem(name)
     probs, masks, rows = {}, {}, {}
     for method, segmenter in segmenters.items():
-        (prob,) = segmenter.predict_proba([frame.image])
+        (prob,) = segmenter.predict_proba([frame.pixels])
         (mask,) = segmenter.masks_from([prob])
         row = predict.describe(Path(Path(name).name), _mask_name(stem, method), frame, prob, mask, segmenter.threshold_)
         if not segmenter.supervised:
@@ -193,7 +198,7 @@ def _mask_name(stem: str, method: str) -> str:
 # -- files inside the answer ---------------------------------------------------------------------------------
 
 
-def _encoded(picture: Image.Image, kind: str = "png") -> bytes:
+def _encoded(picture: PIL.Image.Image, kind: str = "png") -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **({"quality": 88} if kind == "jpeg" else {}))
     return buffer.getvalue()
@@ -214,7 +219,7 @@ def mask_png(mask: np.ndarray) -> bytes:
     -------
     bytes
     """
-    return _encoded(Image.fromarray(np.uint8(255) * mask))
+    return _encoded(PIL.Image.fromarray(np.uint8(255) * mask))
 
 
 def _rows_of(result: Answer | Refusal) -> list[dict[str, object]]:
@@ -263,22 +268,22 @@ def _fit(shape: tuple[int, ...], side: int) -> tuple[int, int]:
 
 def _shown_image(image: np.ndarray, side: int) -> str:
     # A grey JPEG: speckle makes a PNG ten times as large, and this one is for the eye only.
-    return _address(_encoded(Image.fromarray(image).resize(_fit(image.shape, side)), "jpeg"), "image/jpeg")
+    return _address(_encoded(PIL.Image.fromarray(image).resize(_fit(image.shape, side)), "jpeg"), "image/jpeg")
 
 
 def _shown_mask(mask: np.ndarray, colour: str, side: int) -> str:
     """The lesion in one colour on nothing, with a darker rim that shows on bright tissue."""
-    small = np.asarray(Image.fromarray(np.uint8(255) * mask).resize(_fit(mask.shape, side))) > 127
+    small = np.asarray(PIL.Image.fromarray(np.uint8(255) * mask).resize(_fit(mask.shape, side))) > 127
     layer = np.zeros((*small.shape, 4), np.uint8)
     layer[small] = (*ImageColor.getrgb(colour), 255)
     rim = small & ~ndimage.binary_erosion(small, iterations=2)
     layer[rim, :3] //= 2
-    return _address(_encoded(Image.fromarray(layer)), "image/png")
+    return _address(_encoded(PIL.Image.fromarray(layer)), "image/png")
 
 
 def _shown_map(values: np.ndarray, kind: str) -> str:
     coloured = colormaps[_MAPS[kind]](values, bytes=True)[..., :3]
-    return _address(_encoded(Image.fromarray(coloured)), "image/png")
+    return _address(_encoded(PIL.Image.fromarray(coloured)), "image/png")
 
 
 # -- HTML ----------------------------------------------------------------------------------------------------
@@ -315,7 +320,7 @@ def summary(answer: Answer) -> str:
     masks = list(answer.masks.values())
     if len(masks) == 2 and all(mask.any() for mask in masks):
         words.append(f"The two overlap with a Dice of {dice(*masks):.2f}; where they disagree, look yourself.")
-    if answer.frame.number is not None:
+    if answer.frame.frame is not None:
         words.append("The file holds several frames; this is the first.")
     return " ".join(words)
 
@@ -374,8 +379,8 @@ def answer_page(answer: Answer) -> str:
     """
     first = next(iter(answer.masks))
     prob = answer.probs[first]
-    prob = np.clip(Image.fromarray(prob).resize(_fit(prob.shape, _SHOWN_SIDE // 2)), 0, 1)  # maps are for the eye
-    image = _shown_image(answer.frame.image, _SHOWN_SIDE)
+    prob = np.clip(PIL.Image.fromarray(prob).resize(_fit(prob.shape, _SHOWN_SIDE // 2)), 0, 1)  # maps are for the eye
+    image = _shown_image(answer.frame.pixels, _SHOWN_SIDE)
     figures = [
         _overlay_figure(answer, method, image, PREDICTION if method == first else colour_of(method))
         for method in answer.masks
@@ -384,7 +389,7 @@ def answer_page(answer: Answer) -> str:
         _map_figure(prob, "probability", f"Probability, {html.escape(first)}", f"Probability map of {first}"),
         _map_figure(entropy(prob), "doubt", "Doubt, bit", f"Map of the doubt of {first}, largest along unsure borders"),
     ]
-    height, width = answer.frame.image.shape
+    height, width = answer.frame.pixels.shape
     downloads = [
         _download(mask_png(mask), answer.rows[method].mask, "image/png", f"Mask, {method} (PNG, {width} × {height})")
         for method, mask in answer.masks.items()
@@ -413,7 +418,7 @@ def _batch_line(result: Answer | Refusal) -> str:
         )
     method, mask = next(iter(result.masks.items()))
     row = result.rows[method]
-    image = _shown_image(result.frame.image, _THUMBNAIL_SIDE)
+    image = _shown_image(result.frame.pixels, _THUMBNAIL_SIDE)
     layer = _shown_mask(mask, PREDICTION, _THUMBNAIL_SIDE)
     unit, axis, digits = ("px", row.longest_axis_px, 0)
     if result.frame.spacing is not None:

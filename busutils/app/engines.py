@@ -1,7 +1,7 @@
 """What runs a network: an exported one without TensorFlow or Keras, or Keras itself.
 
 An export is the network alone. What stands around it is the same for every engine, and is code that needs neither
-TensorFlow nor Keras (:mod:`busutils.datasets.pixels`, :func:`busutils.models.clean_mask`). A program in another language
+TensorFlow nor Keras (:mod:`busutils.io`, :func:`busutils.models.clean_mask`). A program in another language
 that uses the file has to do as much; ``size, threshold, min_area, min_confidence`` and ``views`` stand, as JSON, in the
 file's metadata under ``busutils`` (ONNX: ``metadata_props``; OpenVINO: ``rt_info``).
 

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import PIL.Image
 
 from busutils import datasets
 from busutils.app import answers
 from busutils.app.answers import Answer, Refusal, Refused
-from busutils.app.scans import DICOM_ENDINGS, PICTURE_ENDINGS, Frame
-from busutils.datasets import pixels
+from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image
 from busutils.models.segmenter import Segmenter
 
 __all__ = ["build", "methods", "model_card", "serving"]
@@ -128,14 +127,14 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
 
     compared, shown = methods(segmenter), html.escape(Path(name).name)
     records = list(datasets.load("phantom", n=6, seed=2026))
-    samples = [Frame(r.image.read(), spacing=(r.mm_per_px, r.mm_per_px) if r.mm_per_px else None) for r in records]
+    samples = [Image(r.image.read(), r.spacing) for r in records]
     captions = [f"{i}: {r.label}" for i, r in enumerate(records, start=1)]
 
     def show(file: str | None, mm_per_px: float | None) -> str:
         if not file:
             return answers.refusal_page("Choose an image first, or a sample.")
         try:
-            frame = answers.read_upload(file, mm_per_px)
+            frame = answers.read_upload(file, (mm_per_px, mm_per_px) if mm_per_px else None, max_pixels=MAX_PIXELS)
         except Refused as refused:
             return answers.refusal_page(f"This file cannot be used: {refused}")
         return answers.answer_page(answers.examine(compared, frame, Path(file).name))
@@ -156,7 +155,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
             )
         return answers.batch_page(_examine_all(compared, progress.tqdm(files, desc="Segmenting")))
 
-    endings = [*PICTURE_ENDINGS, *DICOM_ENDINGS]
+    endings = [*PICTURE_SUFFIXES, *DICOM_SUFFIXES]
     with gr.Blocks(title="busutils: lesions in breast ultrasound", analytics_enabled=False) as page:
         gr.HTML(
             f"<h1>Lesions in breast-ultrasound images</h1><p>A U-Net ({shown}) and K-Means draw what they take for a lesion.</p>"
@@ -185,7 +184,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
                 )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 gallery = gr.Gallery(
-                    [(Image.fromarray(s.image), caption) for s, caption in zip(samples, captions, strict=True)],
+                    [(PIL.Image.fromarray(s.pixels), caption) for s, caption in zip(samples, captions, strict=True)],
                     label="Or a simulated image",
                     columns=3,
                     format="png",
@@ -255,7 +254,7 @@ def _examine_all(compared: Mapping[str, Segmenter], files: Iterable[str]) -> Ite
         stem = answers.safe_stem(name)
         taken[stem.lower()] = count = taken.get(stem.lower(), 0) + 1
         try:
-            frame = answers.read_upload(file)
+            frame = answers.read_upload(file, max_pixels=MAX_PIXELS)
         except Refused as refused:
             yield Refusal(name, str(refused))
         else:
@@ -373,9 +372,8 @@ def serving(
         "GRADIO_ANALYTICS_MAX_EVENTS": "100",
         "GRADIO_ANALYTICS_CACHE_FREQUENCY": "50",
     }
-    before, max_pixels = {key: os.environ.get(key) for key in settings}, pixels.MAX_PIXELS
+    before = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
-    pixels.MAX_PIXELS = MAX_PIXELS
     closed = threading.Event()
     page = None
     try:
@@ -421,5 +419,4 @@ def serving(
             del os.environ[key]
             if value is not None:
                 os.environ[key] = value
-        pixels.MAX_PIXELS = max_pixels
         shutil.rmtree(folder, ignore_errors=True)

@@ -22,23 +22,23 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
-from PIL import Image
+import PIL.Image
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from busutils import jobs
 from busutils.app.engines import content_of, engine_of, load_segmenter
-from busutils.app.scans import DICOM_ENDINGS, PICTURE_ENDINGS, Frame, is_dicom, read_frames
 from busutils.datasets import DatasetError
 from busutils.explain.uncertainty import doubt
+from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, is_dicom, read_images
 from busutils.models.segmenter import Segmenter
 
 __all__ = ["PredictError", "Prediction", "describe", "find_images", "predict_files", "recorded_engine"]
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = PICTURE_ENDINGS + DICOM_ENDINGS
+ENDINGS = PICTURE_SUFFIXES + DICOM_SUFFIXES
 
 _TABLE, _SETTINGS = "predictions.csv", "predictions.json"
 _READERS = 2
@@ -199,7 +199,7 @@ def _longest_axis(mask: np.ndarray, spacing: tuple[float, float]) -> float:
     return float(pdist(points[ConvexHull(points).vertices] * spacing).max())
 
 
-def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: np.ndarray, cut: float) -> Prediction:
+def describe(file: Path, mask_file: str, frame: Image, prob: np.ndarray, mask: np.ndarray, cut: float) -> Prediction:
     """Measure what was found in an image.
 
     Parameters
@@ -208,7 +208,7 @@ def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: n
         Where the image came from.
     mask_file : str
         Name of its mask.
-    frame : Frame
+    frame : Image
         The image and the size of its pixels.
     prob : (H, W) float32 ndarray
         Probability map.
@@ -240,7 +240,7 @@ def describe(file: Path, mask_file: str, frame: Frame, prob: np.ndarray, mask: n
         right=right,
         confidence=round(float(prob[mask].mean()), 4) if found else None,
         doubt=round(doubt(prob, cut), 4),
-        frame=frame.number,
+        frame=frame.frame,
         longest_axis_px=round(_longest_axis(mask, (1, 1)), 2) if found else None,
         area_mm2=round(area * spacing[0] * spacing[1], 3) if spacing else None,
         longest_axis_mm=round(_longest_axis(mask, spacing), 3) if found and spacing else None,
@@ -251,7 +251,7 @@ def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     # Masks are long runs of one value, for which there is a strategy twice as fast, with smaller files.
     options = {"compress_type": zlib.Z_RLE} if pixels.ndim == 2 else {"compress_level": 3}
-    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    PIL.Image.fromarray(pixels).save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
@@ -421,16 +421,16 @@ class _Read(NamedTuple):
     """A frame of a file, or why there is none."""
 
     task: _Task
-    got: Frame | DatasetError
+    got: Image | DatasetError
 
 
 def _read_ahead(tasks: Iterable[_Task], pool: ThreadPoolExecutor) -> Iterator[_Read]:
     """Frames of all files in order, or a file's error; the next files are read meanwhile, one frame of each."""
     todo = iter(tasks)
-    waiting: deque[tuple[_Task, Iterator[Frame], Future]] = deque()
+    waiting: deque[tuple[_Task, Iterator[Image], Future]] = deque()
     while True:
         for task in itertools.islice(todo, _FILES_AHEAD - len(waiting)):
-            frames = read_frames(task.file)
+            frames = read_images(task.file)
             waiting.append((task, frames, pool.submit(next, frames, None)))
         if not waiting:
             return
@@ -438,7 +438,7 @@ def _read_ahead(tasks: Iterable[_Task], pool: ThreadPoolExecutor) -> Iterator[_R
         try:
             while (frame := coming.result()) is not None:
                 coming = pool.submit(next, frames, None)
-                if frame.number not in task.done:
+                if frame.frame not in task.done:
                     yield _Read(task, frame)
         except DatasetError as error:
             yield _Read(task, error)
@@ -449,7 +449,7 @@ def _batches(read: Iterable[_Read]) -> Iterator[list[_Read]]:
     n_pixels = 0
     for item in read:
         batch.append(item)
-        n_pixels += item.got.image.size if isinstance(item.got, Frame) else 0
+        n_pixels += item.got.pixels.size if isinstance(item.got, Image) else 0
         if len(batch) >= _BATCH or n_pixels >= _BATCH_PIXELS:
             yield batch
             batch, n_pixels = [], 0
@@ -467,19 +467,19 @@ class _Worker:
         self.turn: Any = contextlib.nullcontext() if segmenter.thread_safe else one_at_a_time
 
     def segment(self, batch: Sequence[_Read]) -> list[Made]:
-        images = [item.got.image for item in batch if isinstance(item.got, Frame)]
+        images = [item.got.pixels for item in batch if isinstance(item.got, Image)]
         with self.turn:
             probs = iter(self.segmenter.predict_proba(images) if images else [])
         return [
-            self._finish(task, got, next(probs)) if isinstance(got, Frame) else _failed(task, got)
+            self._finish(task, got, next(probs)) if isinstance(got, Image) else _failed(task, got)
             for task, got in batch
         ]
 
-    def _finish(self, task: _Task, frame: Frame, prob: np.ndarray) -> Made:
+    def _finish(self, task: _Task, frame: Image, prob: np.ndarray) -> Made:
         (mask,) = self.segmenter.masks_from([prob])
-        number = "" if frame.number is None else f"_f{frame.number:04d}"
+        number = "" if frame.frame is None else f"_f{frame.frame:04d}"
         mask_file = f"{task.name}{number}_mask.png"
-        made = {_overlay_name(mask_file): _png(_outlined(frame.image, mask))} if self.overlay else {}
+        made = {_overlay_name(mask_file): _png(_outlined(frame.pixels, mask))} if self.overlay else {}
         made[mask_file] = _png(np.uint8(255) * mask)
         return describe(task.file, mask_file, frame, prob, mask, self.segmenter.threshold_), made
 
@@ -536,8 +536,8 @@ _LOADING = threading.Lock()
 
 def _read_here(task: _Task, there: Path) -> Iterator[_Read]:
     try:
-        for frame in read_frames(there):
-            if frame.number not in task.done:
+        for frame in read_images(there):
+            if frame.frame not in task.done:
                 yield _Read(task, frame)
     except DatasetError as error:
         yield _Read(task, DatasetError(str(error).replace(str(there), str(task.file))))
@@ -575,7 +575,7 @@ def predict_files(
     segmenter : Segmenter
         A fitted one; :func:`busutils.app.engines.load_segmenter` gives the fastest.
     files : iterable of pathlib.Path
-        Pictures, clips and DICOM files, see :func:`busutils.app.scans.read_frames`. Two of the same name get their
+        Pictures, clips and DICOM files, see :func:`busutils.io.read_images`. Two of the same name get their
         folder's name before it. Frames of a clip are named ``<name>_f0001`` and so on.
     out : path-like
         Folder of the masks: as large as their images, 255 for lesion.

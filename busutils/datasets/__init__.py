@@ -20,7 +20,9 @@ from busutils.datasets.catalogue import CARDS, Card, card
 from busutils.datasets.fetch import data_dir, fetch
 from busutils.datasets.inspection import CheckReport, catalogue_table, check, info
 from busutils.datasets.lesions import LABELS, LesionDataset, Record, concatenate, read_record
-from busutils.datasets.pixels import (
+from busutils.datasets.phantoms import load_phantoms, write_phantoms
+from busutils.datasets.splits import LeakError, check_no_leak, grouped_folds, shipped_folds
+from busutils.io import (
     DatasetError,
     DatasetWarning,
     PixelSource,
@@ -30,7 +32,6 @@ from busutils.datasets.pixels import (
     resize_map,
     resize_mask,
 )
-from busutils.datasets.splits import LeakError, check_no_leak, grouped_folds, shipped_folds
 
 __all__ = [
     "CARDS",
@@ -60,6 +61,7 @@ __all__ = [
     "info",
     "keys",
     "load",
+    "load_phantoms",
     "parse_spec",
     "read_image",
     "read_mask",
@@ -69,6 +71,7 @@ __all__ = [
     "resize_map",
     "resize_mask",
     "shipped_folds",
+    "write_phantoms",
 ]
 
 
@@ -235,10 +238,8 @@ def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDa
     options = {**given, **options}
     root = options.pop("root", root)
     if card(name).key == "phantom":
-        from busutils.datasets import phantom  # not needed for real images
-
-        _check_options(name, phantom.load, options, ())
-        return phantom.load(**options)
+        _check_options(name, load_phantoms, options, ())
+        return load_phantoms(**options)
     called = str(options.pop("name", name)) if card(name).key == "folder" else name
     if called != name and called in CARDS:
         raise DatasetError(f"name={called} is that of a published set: call your folder something else.")

@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from busutils.datasets.lesions import LesionDataset, Record, read_record
-from busutils.datasets.pixels import DatasetError, PixelSource, open_picture, read_image, resize_image
+from busutils.io import DatasetError, PixelSource, open_picture, read_image, resize_image
 from busutils.jobs import atomic_path
 
 #: Pairs that register at least this well are near-copies (chosen on BUSI: every pair above it was looked at).

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from busutils.datasets.pixels import DatasetError
+from busutils.io import DatasetError
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import pooch
 from tqdm import tqdm
 
 from busutils.datasets.catalogue import Card, Download, card
-from busutils.datasets.pixels import DatasetError
+from busutils.io import DatasetError
 
 log = logging.getLogger(__name__)
 

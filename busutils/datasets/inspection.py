@@ -17,8 +17,8 @@ import pandas as pd
 from busutils.datasets import splits
 from busutils.datasets.catalogue import CARDS, card
 from busutils.datasets.lesions import LABELS, Record, read_record
-from busutils.datasets.pixels import DatasetError
 from busutils.datasets.readers import Problem, Report
+from busutils.io import DatasetError
 
 _WORKERS = 4
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from busutils.datasets import cache, splits
-from busutils.datasets.pixels import (
+from busutils.io import (
     DatasetError,
     PixelSource,
     read_image,
@@ -49,8 +49,8 @@ class Record:
         Images that must stay on one side of a split share it: a patient, a case, or near-copies of one scene.
     source : str
         Key of the set the image comes from.
-    mm_per_px : float, optional
-        Side of a pixel in millimetres, where the set tells.
+    spacing : (float, float), optional
+        Height and width of a pixel, (dy, dx) in mm, where the set tells.
     notes : tuple of str
         What a user should know about this image.
     extras : mapping
@@ -63,7 +63,7 @@ class Record:
     label: str
     group: str
     source: str
-    mm_per_px: float | None = None
+    spacing: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
@@ -260,7 +260,8 @@ class LesionDataset:
                 "group": record.group,
                 "source": record.source,
                 "n_masks": len(record.masks),
-                "mm_per_px": record.mm_per_px,
+                "dy_mm": record.spacing[0] if record.spacing else None,
+                "dx_mm": record.spacing[1] if record.spacing else None,
                 "notes": "; ".join(record.notes),
                 **record.extras,
             }
@@ -268,7 +269,7 @@ class LesionDataset:
         ]
         table = pd.DataFrame(
             rows,
-            columns=None if rows else ["id", "label", "group", "source", "n_masks", "mm_per_px", "notes"],
+            columns=None if rows else ["id", "label", "group", "source", "n_masks", "dy_mm", "dx_mm", "notes"],
         )
         table.insert(3, "fold", self.folds())
         return table

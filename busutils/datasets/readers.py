@@ -20,7 +20,7 @@ from scipy import fft, io, signal
 from busutils.datasets import splits
 from busutils.datasets.catalogue import Card
 from busutils.datasets.lesions import LABELS, Record
-from busutils.datasets.pixels import DatasetError, open_picture, picture_size
+from busutils.io import DatasetError, open_picture, picture_size
 
 _NAMED = 6  # this many file names are spelt out in a message
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -566,7 +566,17 @@ def read_breast(root: Path, card: Card, report: Report, *, other: bool = True) -
             if row.get(name)
         }
         records.append(
-            Record(id_, file, tuple(own), label, id_, card.key, mm_per_px=spacing, notes=notes, extras=extras)
+            Record(
+                id_,
+                file,
+                tuple(own),
+                label,
+                id_,
+                card.key,
+                spacing=(spacing, spacing) if spacing else None,
+                notes=notes,
+                extras=extras,
+            )
         )
     for id_ in masks.keys() - images.keys():
         report.warn(

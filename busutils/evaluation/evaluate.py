@@ -13,8 +13,8 @@ from PIL import Image
 
 from busutils import metrics
 from busutils.datasets import LesionDataset
-from busutils.datasets.pixels import read_image, resize_mask
 from busutils.evaluation.statistics import bootstrap_mean
+from busutils.io import read_image, resize_mask
 from busutils.models.segmenter import Segmenter
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from busutils import metrics
-from busutils.datasets.pixels import resize_image, resize_map
+from busutils.io import resize_image, resize_map
 from busutils.models.segmenter import Segmenter, check_images
 
 __all__ = ["dissect", "feature_maps", "levels_of", "rank_channels", "receptive_field", "receptive_fields"]
@@ -209,7 +209,7 @@ def dissect(
     images : sequence of (H, W) uint8 ndarray
         Images.
     structures : sequence of mapping of str to (H, W) bool ndarray
-        Where each structure lies, image by image, as :func:`busutils.datasets.phantom.structures` tells it. A structure
+        Where each structure lies, image by image, as :func:`busutils.phantom.structures` tells it. A structure
         that no image shows is left out.
     layers : sequence of str, optional
         Every level by default.

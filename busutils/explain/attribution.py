@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from busutils.datasets.pixels import resize_map, resize_mask
 from busutils.explain.activation import batch_of, layer_of, listed, network_of, part_of, standardised, tensorflow_for
+from busutils.io import resize_map, resize_mask
 from busutils.models.segmenter import Segmenter, check_images
 
 __all__ = ["hires_cam", "input_gradients", "integrated_gradients", "occlusion", "seg_grad_cam"]

@@ -15,9 +15,9 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from busutils import metrics
-from busutils.datasets.phantom_marks import draw_marks
 from busutils.explain.activation import layer_of, network_of
 from busutils.models.segmenter import Segmenter, check_images, check_masks
+from busutils.phantom.marks import draw_marks
 
 __all__ = [
     "context_test",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from busutils.datasets.pixels import resize_map
 from busutils.explain.activation import batch_of, network_of
+from busutils.io import resize_map
 from busutils.models.segmenter import Segmenter, check_images
 
 __all__ = ["doubt", "dropout_proba", "ensemble_proba", "entropy", "risk_coverage", "shaken_proba"]

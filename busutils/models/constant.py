@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from busutils.datasets.pixels import resize_mask
+from busutils.io import resize_mask
 from busutils.models.segmenter import Segmenter
 
 __all__ = ["ConstantMaskSegmenter"]

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from busutils.datasets.pixels import resize_image, resize_map
+from busutils.io import resize_image, resize_map
 from busutils.models.regions import (
     Region,
     candidate_regions,

@@ -21,7 +21,7 @@ from scipy import ndimage
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from busutils.datasets.pixels import resize_image, resize_map
+from busutils.io import resize_image, resize_map
 from busutils.jobs import atomic_path
 
 __all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "load", "mean_of_views"]

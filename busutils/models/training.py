@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from busutils import jobs, metrics
-from busutils.datasets.pixels import resize_image, resize_mask
+from busutils.io import resize_image, resize_mask
 from busutils.models.augment import augment_batch, strengths
 from busutils.models.segmenter import VIEWS, Segmenter, WeightsError, mean_of_views
 

@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from busutils.datasets.phantom import GENERATOR_VERSION
 from busutils.models.segmenter import Segmenter, WeightsError
+from busutils.phantom import GENERATOR_VERSION
 
 __all__ = ["list_weights", "load_weights", "weights_facts", "weights_file"]
 

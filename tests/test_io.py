@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 from trees import picture
 
-from busutils.app.scans import read_frames
-from busutils.datasets import DatasetError, pixels, read_image
+from busutils.io import DatasetError, read_image, read_images
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 import spoiled
@@ -24,7 +23,7 @@ def written(tmp_path):
 
 
 def only_frame(path):
-    (frame,) = read_frames(path)
+    (frame,) = read_images(path)
     return frame
 
 
@@ -35,25 +34,25 @@ def test_pictures_are_read_as_the_data_sets_read_them(tmp_path):
     assert len(singles) > 15
     for path in singles:
         frame = only_frame(path)
-        assert frame.number is None and frame.spacing is None
-        np.testing.assert_array_equal(frame.image, read_image(path), err_msg=path.name)
+        assert frame.frame is None and frame.spacing is None
+        np.testing.assert_array_equal(frame.pixels, read_image(path), err_msg=path.name)
 
 
 @pytest.mark.parametrize("name", ["animated.gif", "animated.png", "animated_webp.png", "pages.tiff", "clip.dcm"])
 def test_every_frame_of_a_clip_is_read(tmp_path, name):
     spoiled.write_all(tmp_path)
-    frames = list(read_frames(tmp_path / name))
-    assert [frame.number for frame in frames] == [1, 2, 3]
+    frames = list(read_images(tmp_path / name))
+    assert [frame.frame for frame in frames] == [1, 2, 3]
     for seed, frame in enumerate(frames):
         # GIF keeps 256 colours of its own choice.
-        np.testing.assert_allclose(frame.image, picture(seed=seed), atol=3 if name.endswith("gif") else 0)
+        np.testing.assert_allclose(frame.pixels, picture(seed=seed), atol=3 if name.endswith("gif") else 0)
 
 
 def test_pages_of_several_depths_and_sizes(tmp_path):
     small, deep = picture((20, 30)), picture().astype(np.uint16) * 257
     pages = [Image.fromarray(small), Image.fromarray(deep), Image.fromarray(picture()).convert("RGB")]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    frames = [frame.image for frame in read_frames(tmp_path / "a.tif")]
+    frames = [frame.pixels for frame in read_images(tmp_path / "a.tif")]
     for found, wanted in zip(frames, (small, picture(), picture()), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
@@ -61,26 +60,26 @@ def test_pages_of_several_depths_and_sizes(tmp_path):
 def test_dicom_is_shown_as_a_viewer_shows_it(written):
     grey = picture()
     deep = grey.astype(np.uint16) * 257
-    np.testing.assert_array_equal(only_frame(written("a.dcm", spoiled.dicom(grey))).image, grey)
-    inverse = only_frame(written("b.dcm", spoiled.dicom(grey, PhotometricInterpretation="MONOCHROME1"))).image
+    np.testing.assert_array_equal(only_frame(written("a.dcm", spoiled.dicom(grey))).pixels, grey)
+    inverse = only_frame(written("b.dcm", spoiled.dicom(grey, PhotometricInterpretation="MONOCHROME1"))).pixels
     np.testing.assert_array_equal(inverse, 255 - grey)
-    np.testing.assert_array_equal(only_frame(written("c.dcm", spoiled.dicom(deep))).image, grey)
+    np.testing.assert_array_equal(only_frame(written("c.dcm", spoiled.dicom(deep))).pixels, grey)
     signed = (deep.astype(np.int32) - 32768).astype(np.int16)
-    np.testing.assert_array_equal(only_frame(written("d.dcm", spoiled.dicom(signed))).image, grey)
+    np.testing.assert_array_equal(only_frame(written("d.dcm", spoiled.dicom(signed))).pixels, grey)
     colour = np.stack([grey, np.zeros_like(grey), np.zeros_like(grey)], axis=-1)
-    red = only_frame(written("e.dcm", spoiled.dicom(colour))).image
+    red = only_frame(written("e.dcm", spoiled.dicom(colour))).pixels
     np.testing.assert_array_equal(red, np.asarray(Image.fromarray(colour).convert("L")))
 
 
 def test_a_dicom_window_stretches_the_grey_levels(written):
     values = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
-    shown = only_frame(written("a.dcm", spoiled.dicom(values, WindowCenter=1024, WindowWidth=1024))).image
+    shown = only_frame(written("a.dcm", spoiled.dicom(values, WindowCenter=1024, WindowWidth=1024))).pixels
     assert (shown[values <= 448] == 0).all() and (shown[values >= 1600] == 255).all()
     between = shown[(values > 600) & (values < 1500)]
     assert (np.diff(between.astype(int)) > 0).all()
     # The rescaled values are what the window is about (PS3.3 C.11.2).
     moved = spoiled.dicom(values, WindowCenter=1024 - 500, WindowWidth=1024, RescaleSlope=1, RescaleIntercept=-500)
-    np.testing.assert_array_equal(only_frame(written("b.dcm", moved)).image, shown)
+    np.testing.assert_array_equal(only_frame(written("b.dcm", moved)).pixels, shown)
 
 
 def test_a_palette_is_looked_up(written):
@@ -89,7 +88,9 @@ def test_a_palette_is_looked_up(written):
     fields = {f"{c}PaletteColorLookupTableData": table.tobytes() for c in colours}
     fields |= {f"{c}PaletteColorLookupTableDescriptor": [256, 0, 16] for c in colours}
     grey = picture()
-    image = only_frame(written("a.dcm", spoiled.dicom(grey, PhotometricInterpretation="PALETTE COLOR", **fields))).image
+    image = only_frame(
+        written("a.dcm", spoiled.dicom(grey, PhotometricInterpretation="PALETTE COLOR", **fields))
+    ).pixels
     np.testing.assert_allclose(image, 255 - grey.astype(int), atol=1)
 
 
@@ -109,10 +110,10 @@ def test_compressed_clips_are_read(tmp_path, kind):
         header = pydicom.dcmread(path)
         header.compress(RLELossless)
         header.save_as(path)
-    found = list(read_frames(path))
-    assert [frame.number for frame in found] == [1, 2, 3]
+    found = list(read_images(path))
+    assert [frame.frame for frame in found] == [1, 2, 3]
     for wanted, frame in zip(frames, found, strict=True):
-        np.testing.assert_allclose(frame.image, wanted, atol=8 if kind == "jpeg" else 0)
+        np.testing.assert_allclose(frame.pixels, wanted, atol=8 if kind == "jpeg" else 0)
 
 
 def region(dx, dy, units=3, kind=1):
@@ -148,23 +149,22 @@ def test_no_decoder_sees_what_is_too_large(written, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
     for width, height in ((60_000, 60_000), (9000, 9000)):
         with pytest.raises(DatasetError, match=r"pixels"):
-            list(read_frames(written("a.png", spoiled.png_with_size(width, height))))
+            list(read_images(written("a.png", spoiled.png_with_size(width, height))))
 
 
 def test_a_clip_is_bounded_as_a_whole(written, monkeypatch):
     clip = written("clip.dcm", spoiled.dicom(np.stack([picture()] * 3)))
-    monkeypatch.setattr("busutils.app.scans.MAX_CLIP_PIXELS", 2 * picture().size)
+    monkeypatch.setattr("busutils.io.image.MAX_FULL_FRAMES", 2)
     with pytest.raises(DatasetError, match="in all its frames"):
-        list(read_frames(clip))
-    monkeypatch.setattr(pixels, "MAX_PIXELS", 100)
+        list(read_images(clip, max_pixels=picture().size))
     with pytest.raises(DatasetError, match="more than the limit of 100"):
-        list(read_frames(clip))
+        list(read_images(clip, max_pixels=100))
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     for path in (tmp_path / "none.png", tmp_path, Path("a\0b.png")):
         with pytest.raises(DatasetError, match="check the path"):
-            list(read_frames(path))
+            list(read_images(path))
 
 
 def test_dicom_without_pydicom_is_one_sentence(written, monkeypatch):
@@ -172,7 +172,7 @@ def test_dicom_without_pydicom_is_one_sentence(written, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(DatasetError, match=r"pip install 'busutils\[dicom\]'"):
-        list(read_frames(written("a.dcm", spoiled.dicom())))
+        list(read_images(written("a.dcm", spoiled.dicom())))
 
 
 def test_spoiled_files_raise_one_sentence_that_names_the_file_and_no_patient(tmp_path, caplog, capsys, recwarn):
@@ -182,7 +182,7 @@ def test_spoiled_files_raise_one_sentence_that_names_the_file_and_no_patient(tmp
     n_refused = 0
     for path in [*in_order, *refused, *either]:
         try:
-            frames = list(read_frames(path))
+            frames = list(read_images(path))
         except DatasetError as error:
             n_refused += 1
             assert path not in in_order, error
@@ -190,7 +190,7 @@ def test_spoiled_files_raise_one_sentence_that_names_the_file_and_no_patient(tmp
             assert "SECRET" not in str(error) and len(str(error)) < len(str(path)) + 200
         else:
             assert path not in refused, path
-            assert frames and all(f.image.dtype == np.uint8 and f.image.ndim == 2 and f.image.size for f in frames)
+            assert frames and all(f.pixels.dtype == np.uint8 and f.pixels.ndim == 2 and f.pixels.size for f in frames)
     assert n_refused > len(refused)  # some of the scrambled ones too
     said = caplog.text + "".join(capsys.readouterr()) + "".join(str(w.message) for w in recwarn)
     assert "SECRET" not in said

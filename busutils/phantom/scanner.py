@@ -199,7 +199,7 @@ def lateral_fwhm(scanner: Scanner, depth: np.ndarray) -> np.ndarray:
     return 1 / np.sqrt(1 / transmit**2 + 1 / receive**2)
 
 
-def convolve(scatterers: np.ndarray, scanner: Scanner, mm_per_px: tuple[float, float]) -> np.ndarray:
+def convolve(scatterers: np.ndarray, scanner: Scanner, spacing: tuple[float, float]) -> np.ndarray:
     """Convolve complex scatterers with the depth-dependent point-spread function at baseband.
 
     Parameters
@@ -207,7 +207,7 @@ def convolve(scatterers: np.ndarray, scanner: Scanner, mm_per_px: tuple[float, f
     scatterers : (H, W) complex ndarray
         Complex scattering amplitude of each cell; row 0 lies at the skin.
     scanner : Scanner
-    mm_per_px : (float, float)
+    spacing : (float, float)
         Cell height and width, mm.
 
     Returns
@@ -216,7 +216,7 @@ def convolve(scatterers: np.ndarray, scanner: Scanner, mm_per_px: tuple[float, f
         Complex echo. Scaled so that white scatterers of unit mean power keep unit mean power at every depth.
     """
     height, width = scatterers.shape
-    dz, dx = mm_per_px
+    dz, dx = spacing
     sigma_z = axial_fwhm(scanner) / FWHM / dz
     sigma_x = (lateral_fwhm(scanner, (np.arange(height) + 0.5) * dz) / FWHM / dx).astype(np.float32)
     pad_z = math.ceil(4 * sigma_z)
@@ -246,7 +246,7 @@ def complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarr
     return pairs.view(np.complex64)[..., 0]
 
 
-def transmission(excess: np.ndarray, mm_per_px: tuple[float, float], *, beam_width: float = 2.0) -> np.ndarray:
+def transmission(excess: np.ndarray, spacing: tuple[float, float], *, beam_width: float = 2.0) -> np.ndarray:
     """Amplitude factor that is left after the losses along the way down.
 
     Parameters
@@ -254,13 +254,13 @@ def transmission(excess: np.ndarray, mm_per_px: tuple[float, float], *, beam_wid
     excess : (H, W) ndarray
         Two-way attenuation beyond what the gain over depth compensates, dB a millimetre; negative values
         (fluid) give enhancement.
-    mm_per_px : (float, float)
+    spacing : (float, float)
         Cell height and width, mm.
     beam_width : float
         Lateral width over which the beam mixes neighbouring paths, mm.
     """
-    loss = np.cumsum(excess, axis=0, dtype=np.float32) * np.float32(mm_per_px[0])
-    loss = ndimage.gaussian_filter1d(loss, beam_width / FWHM / mm_per_px[1], axis=1, mode="nearest")
+    loss = np.cumsum(excess, axis=0, dtype=np.float32) * np.float32(spacing[0])
+    loss = ndimage.gaussian_filter1d(loss, beam_width / FWHM / spacing[1], axis=1, mode="nearest")
     return np.exp(loss * np.float32(-math.log(10) / 20))
 
 
@@ -269,7 +269,7 @@ def scan(
     specular: np.ndarray,
     excess: np.ndarray,
     scanner: Scanner,
-    mm_per_px: tuple[float, float],
+    spacing: tuple[float, float],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scan a scene: one linear envelope and the compounded one.
@@ -283,7 +283,7 @@ def scan(
     excess : (H, W) float32 ndarray
         Excess attenuation as in `transmission`.
     scanner : Scanner
-    mm_per_px : (float, float)
+    spacing : (float, float)
     rng : numpy.random.Generator
 
     Returns
@@ -292,8 +292,8 @@ def scan(
         Linear envelope of a single look (fully developed speckle), and the mean of all looks.
     """
     height, width = echo_db.shape
-    pass_factor = transmission(excess, mm_per_px)
-    depth = (np.arange(height, dtype=np.float32) + 0.5) * mm_per_px[0]
+    pass_factor = transmission(excess, spacing)
+    depth = (np.arange(height, dtype=np.float32) + 0.5) * spacing[0]
     # Gain over depth undoes 0.5 dB/(cm MHz) on the way down and back, and lifts the noise with it.
     noise = 10 ** ((scanner.noise + 2 * 0.05 * scanner.frequency * depth) / 20)
     # Interfaces are rough: part of their echo is coherent, part adds to the diffuse power.
@@ -307,7 +307,7 @@ def scan(
         scatterers = complex_normal(rng, (height, width))
         scatterers *= amplitude
         scatterers += coherent
-        envelope = np.abs(convolve(scatterers, scanner, mm_per_px))
+        envelope = np.abs(convolve(scatterers, scanner, spacing))
         first = envelope if first is None else first
         total += envelope
     return first, total / np.float32(scanner.looks)
@@ -334,7 +334,7 @@ def to_lines(width: int, lines: int) -> sparse.csr_array:
 def display(
     envelope: np.ndarray,
     scanner: Scanner,
-    mm_per_px: tuple[float, float],
+    spacing: tuple[float, float],
     *,
     gain_db: np.ndarray | float = 0.0,
 ) -> np.ndarray:
@@ -345,7 +345,7 @@ def display(
     envelope : (H, W) ndarray
         Linear envelope.
     scanner : Scanner
-    mm_per_px : (float, float)
+    spacing : (float, float)
     gain_db : float or ndarray
         Gain added before the grey map, dB; an array must broadcast to ``(H, W)``.
 
@@ -354,7 +354,7 @@ def display(
     (H, W) uint8 ndarray
     """
     height, width = envelope.shape
-    dz, dx = mm_per_px
+    dz, dx = spacing
     level = np.log(np.maximum(envelope, np.float32(1e-7))) * np.float32(20 / math.log(10))
     level += np.float32(scanner.tgc_slope) * (np.arange(height, dtype=np.float32)[:, None] * np.float32(dz))
     level += np.asarray(gain_db, np.float32)

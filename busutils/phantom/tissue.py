@@ -91,12 +91,12 @@ def random_curve(x: np.ndarray, scale: float, rng: np.random.Generator) -> np.nd
     return basis @ rng.standard_normal(basis.shape[1], dtype=np.float32) * np.float32(math.sqrt(315 / 151))
 
 
-def ridges(values: np.ndarray, width: float, mm_per_px: tuple[float, float]) -> np.ndarray:
+def ridges(values: np.ndarray, width: float, spacing: tuple[float, float]) -> np.ndarray:
     """Thin sheets along the zero crossings of a field: 1 on the crossing, 0 away from it.
 
     Dividing by the gradient makes the sheets equally thin (`width` mm) wherever the field is steep or flat.
     """
-    dz, dx = np.float32(mm_per_px[0]), np.float32(mm_per_px[1])
+    dz, dx = np.float32(spacing[0]), np.float32(spacing[1])
     gz, gx = np.empty_like(values), np.empty_like(values)
     gz[1:-1] = (values[2:] - values[:-2]) * (0.5 / dz)
     gz[0], gz[-1] = gz[1], gz[-2]
@@ -345,6 +345,13 @@ class Scene:
     layers: dict[str, float]
     distractors: dict[str, float]
 
+    @property
+    def descriptors(self) -> dict[str, str]:
+        """BI-RADS words of the first lesion (``"none"`` without one), and the composition."""
+        names = ("shape", "margin", "orientation", "echo_pattern", "posterior", "calcifications")
+        words = self.lesions[0].descriptors if self.lesions else {}
+        return {name: words.get(name, "none") for name in names} | {"composition": self.composition}
+
 
 def draw_scene(kind: str, rng: np.random.Generator) -> Scene:
     """Draw field of view, layers, lesions and distractors.
@@ -499,7 +506,7 @@ def draw_maps(scene: Scene, size: int, rng: np.random.Generator) -> Maps:
     return Maps(echo, specular, excess, mask)
 
 
-def _draw_tissue(scene, z, x, mm_per_px, rng):
+def _draw_tissue(scene, z, x, spacing, rng):
     """Layers before they are bent: fat with septa, gland with strands and lobules, muscle with striations."""
     layers = scene.layers
 
@@ -517,7 +524,7 @@ def _draw_tissue(scene, z, x, mm_per_px, rng):
 
     lobules = random_field(z, x, float(rng.uniform(1.2, 2.4)), float(rng.uniform(6, 11)), rng)
     fat_level = float(rng.normal(-10, 2)) + 1.2 * random_field(z, x, 2, 5, rng)
-    fat_septa = ridges(lobules, float(rng.uniform(0.12, 0.2)), mm_per_px)
+    fat_septa = ridges(lobules, float(rng.uniform(0.12, 0.2)), spacing)
 
     # Fibrous texture at two scales: long strokes and a short weave.
     strands = random_field(z, x, float(rng.uniform(0.5, 0.9)), float(rng.uniform(2.5, 5.5)), rng)
@@ -528,11 +535,11 @@ def _draw_tissue(scene, z, x, mm_per_px, rng):
         islands = random_field(z, x, float(rng.uniform(1.0, 2.5)), float(rng.uniform(2.5, 6)), rng)
         depth_of_islands = float(rng.uniform(5, 13))
         gland_level -= depth_of_islands * _step(islands - np.float32(rng.uniform(0.2, 1.2)), 0.3)
-    gland_strands = ridges(strands, 0.14, mm_per_px)
+    gland_strands = ridges(strands, 0.14, spacing)
 
     striae = random_field(z, x, float(rng.uniform(0.45, 0.8)), float(rng.uniform(6, 14)), rng)
     muscle_level = float(rng.normal(-10, 2)) + 2.5 * striae + random_field(z, x, 2, 8, rng)
-    muscle_striae = ridges(striae, 0.12, mm_per_px)
+    muscle_striae = ridges(striae, 0.12, spacing)
 
     echo = fat_level + float(rng.uniform(0.3, 1.0)) * weave
     echo += (gland_level - echo) * in_gland
@@ -552,9 +559,9 @@ def _draw_tissue(scene, z, x, mm_per_px, rng):
     return echo, specular, excess
 
 
-def _bend(scene, maps, z, x, mm_per_px, rng):
+def _bend(scene, maps, z, x, spacing, rng):
     """Bend the layers: tilt, slow waves, and masses that push the tissue aside."""
-    dz = mm_per_px[0]
+    dz = spacing[0]
     tilt = float(rng.normal(0, 0.1)) * (x - scene.width / 2)
     wave = random_field(z, x, scene.depth / 3, scene.width / 4, rng) * float(abs(rng.normal(0, 1.0)))
     wave += random_field(z, x, 3.0, 4.0, rng) * float(rng.uniform(0.1, 0.6))
@@ -623,7 +630,7 @@ def _draw_shadows(scene, echo, specular, excess, z, x, rng):
         excess += 4.0 * near[None, :] * _step(depth - arc[None, :] - 0.5, 0.4)
 
 
-def _draw_lesion(lesion, skin, echo, specular, excess, mask, z, x, mm_per_px, rng):
+def _draw_lesion(lesion, skin, echo, specular, excess, mask, z, x, spacing, rng):
     """Draw one lesion into the maps: halo and spicules around, margin, inside, losses."""
     rho, angle, reach = _polar(lesion, z, x)
     mean_radius = math.sqrt(lesion.radii[0] * lesion.radii[1])
@@ -660,15 +667,15 @@ def _draw_lesion(lesion, skin, echo, specular, excess, mask, z, x, mm_per_px, rn
     echo += (target + variation - echo) * inside
     specular *= 1 - inside
     if lesion.septa:
-        specular += np.float32(lesion.septa) * inside * ridges(random_field(z, x, 1.5, 3.0, rng), 0.14, mm_per_px)
+        specular += np.float32(lesion.septa) * inside * ridges(random_field(z, x, 1.5, 3.0, rng), 0.14, spacing)
     if lesion.capsule:
         facing = np.abs(np.sin(angle)) ** 2 * 0.85 + 0.15
         specular += np.float32(lesion.capsule) * facing * np.exp(-((distance / np.float32(0.18)) ** 2))
     if lesion.calcifications:
         for _ in range(lesion.calcifications):
             a, r = rng.uniform(0, 2 * math.pi), math.sqrt(rng.uniform(0, 0.6))
-            row = round((lesion.centre[0] + r * lesion.radii[1] * math.sin(a)) / mm_per_px[0] - 0.5)
-            col = round((lesion.centre[1] + r * lesion.radii[0] * math.cos(a)) / mm_per_px[1] - 0.5)
+            row = round((lesion.centre[0] + r * lesion.radii[1] * math.sin(a)) / spacing[0] - 0.5)
+            col = round((lesion.centre[1] + r * lesion.radii[0] * math.cos(a)) / spacing[1] - 0.5)
             if 0 <= row < len(z) and 0 <= col < len(x):
                 specular[row, col] += float(rng.uniform(1.5, 5))
     # Loss per length follows 1/size for large lesions, so that even these leave some light behind them.
