@@ -1,9 +1,9 @@
 import csv
 import random
 import shutil
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -153,10 +153,46 @@ def test_masks_beside_their_images_are_left_out_of_a_folder(tmp_path, caplog):
         (tmp_path / name).touch()
     with caplog.at_level("INFO", "busutils"):
         found = find_images([tmp_path], recursive=True)
-    assert sorted(str(path.relative_to(tmp_path)) for path in found) == sorted([*names, "deeper/scan_mask.png"])
+    assert sorted(str(path.relative_to(tmp_path)) for path in found) == sorted(names)
     (said,) = caplog.messages
-    assert "left out 3 masks" in said
+    assert "left out 4 masks" in said
     assert find_images([tmp_path / masks[0]]) == [tmp_path / masks[0]]  # whoever names one gets it
+
+
+def test_folders_of_masks_and_of_results_are_no_images(tmp_path, caplog):
+    images = images_in(tmp_path / "set" / "images", 3)
+    for index, file in enumerate(sorted(images.iterdir())):
+        for name in (
+            f"masks/{file.name}",
+            f"GT/{file.name}",
+            f"other/{file.stem}_mask.png",
+            f"other/mask_{index:03d}.png",
+        ):
+            (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+            shutil.copy(file, tmp_path / "set" / name)
+    list(predict_files(Bright(), sorted(images.iterdir()), tmp_path / "set" / "earlier", overlay=True))
+    with caplog.at_level("INFO", "busutils"):
+        assert find_images([tmp_path / "set"], recursive=True) == sorted(images.iterdir())
+    assert "left out 12 masks" in caplog.text
+    assert len(find_images([tmp_path / "set" / "GT"])) == 3  # whoever names one gets it
+
+
+def test_every_kind_of_picture_is_found_in_a_folder(tmp_path):
+    for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif"):
+        Image.fromarray(picture()).save(tmp_path / f"a{suffix[1:]}{suffix}")
+    files = find_images([tmp_path])
+    assert len(files) == 6
+    assert not any(row.error for row in predict_files(Bright(), files, tmp_path / "out"))
+
+
+def test_patterns_are_expanded_where_the_shell_does_not(tmp_path, monkeypatch):
+    folder = images_in(tmp_path / "in", 3)
+    Image.fromarray(picture()).save(folder / "scan_[1].png")
+    monkeypatch.chdir(folder)
+    assert [path.name for path in find_images(["scan_00?.png"])] == ["scan_000.png", "scan_001.png", "scan_002.png"]
+    assert find_images(["scan_[1].png"]) == [Path("scan_[1].png")]  # a name before a pattern
+    with pytest.raises(PredictError, match="check the path"):
+        find_images(["*.jpg"])
 
 
 def test_results_are_not_taken_for_images(tmp_path):
@@ -248,22 +284,23 @@ def kill_and_restart(tmp_path, n_kills, seed):
                 told.append(line.strip())
             if wanted is not None and count >= wanted:
                 time.sleep(rng.uniform(0, 0.02))
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 told += [rest for rest in process.stdout.read().split("\n")[:-1] if rest]
                 break
-        assert process.wait() == (0 if wanted is None else -signal.SIGKILL)
+        assert (process.wait() == 0) == (wanted is None)
         process.stdout.close()
         for row in table_of(out):
             path = out / (row["mask"] or "none")
-            if path.exists():
-                # What had its row is not written again.
+            if path.exists() and not row["frame"]:
+                # What had its row is not written again; a clip is begun anew.
                 assert times.setdefault(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
-    assert len(told) == len(set(told))
+    single = [mask for mask in told if "_f0" not in mask]
+    assert len(single) == len(set(single))
     alone = tmp_path / "alone"
     list(predict_files(Bright(seconds=0.003), sorted(folder.iterdir()), alone, overlay=True))
     written, wanted = content_of(out), content_of(alone)
     assert written.keys() == wanted.keys()
-    for name in wanted.keys() - {"predictions.csv"}:
+    for name in wanted.keys() - {"predictions.csv", "predictions.jsonl"}:
         assert written[name] == wanted[name], name
     # An error is tried again, so its row moves.
     assert sorted(written["predictions.csv"].splitlines()) == sorted(wanted["predictions.csv"].splitlines())
@@ -288,7 +325,11 @@ def test_torn_rows_and_lost_masks_are_made_again(tmp_path):
     (out / ".partial-x.png").write_bytes(b"half")
     (out / "predictions.csv").write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
     again = list(predict_files(Bright(), files, out))
-    assert [Path(row.file).name for row in again] == ["scan_003.png", "scan_011.png"]
+    assert [Path(row.file).name for row in again] == ["scan_003.png"]  # the record knows the torn row
+    record = (out / "predictions.jsonl").read_bytes()
+    (out / "predictions.jsonl").write_bytes(record[:-8])  # as if killed before the last file was done
+    again = list(predict_files(Bright(), files, out))
+    assert [Path(row.file).name for row in again] == ["scan_003.png"]
     found = content_of(out)
     assert found.keys() == wanted.keys()
     assert sorted(found["predictions.csv"].splitlines()) == sorted(wanted["predictions.csv"].splitlines())
@@ -314,14 +355,14 @@ def test_other_weights_do_not_mix_with_what_a_folder_holds(tmp_path):
     (tmp_path / "out" / "mine.txt").write_text("kept")
     assert len(list(predict_files(Bright(size=16), files[:1], tmp_path / "out", overwrite=True))) == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".predictions.lock",
         "mine.txt",
         "predictions.csv",
-        "predictions.json",
+        "predictions.jsonl",
         "scan_000_mask.png",
     }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     files = sorted(images_in(tmp_path / "in", 20).iterdir())
     first = predict_files(Bright(), files, tmp_path / "out")
@@ -343,6 +384,133 @@ def test_no_more_than_a_few_images_are_held_at_once(tmp_path, monkeypatch):
         ahead.append(len(read) - count)
     # The batches under way, the one that waits, and the files that are read ahead.
     assert max(ahead) <= 4 * predict._BATCH + predict._FILES_AHEAD
+
+
+# -- nothing of somebody else's is lost ------------------------------------------------------------------------
+
+
+def drawn_by_hand(path):
+    """Write a mask as a person would, and return what is in the file."""
+    Image.fromarray(np.uint8(255) * blob((48, 64), radius=0.3)).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("way", ["files", "list", "folder"])
+def test_what_no_run_wrote_is_never_overwritten(tmp_path, monkeypatch, way, overwrite):
+    folder = images_in(tmp_path / "scans", 3)
+    out = tmp_path / "masks" if way == "folder" else folder
+    out.mkdir(exist_ok=True)
+    wanted = {name: drawn_by_hand(out / name) for name in ("scan_001_mask.png", "scan_002_overlay.png")}
+    (folder / "list.txt").write_text("scan_000.png\nscan_001.png\nscan_002.png\n")
+    places = {"files": ["scan_000.png", "scan_001.png", "scan_002.png"], "list": ["list.txt"], "folder": ["."]}
+    monkeypatch.chdir(folder)
+    files = find_images(places[way], out=out)
+    with pytest.raises(PredictError, match="give another --out"):
+        list(predict_files(Bright(), files, out, overlay=True, overwrite=overwrite))
+    assert {name: (out / name).read_bytes() for name in wanted} == wanted
+    assert not (out / "scan_000_mask.png").exists()  # refused before anything was made
+
+
+def test_a_mask_that_came_while_a_run_was_stopped_is_not_overwritten(tmp_path):
+    files = sorted(images_in(tmp_path / "in", 30).iterdir())
+    rows = predict_files(Bright(), files, tmp_path / "out")
+    next(rows)
+    rows.close()
+    wanted = drawn_by_hand(tmp_path / "out" / "scan_029_mask.png")
+    with pytest.raises(PredictError, match=r"scan_029_mask\.png"):
+        list(predict_files(Bright(), files, tmp_path / "out"))
+    with pytest.raises(PredictError, match=r"scan_029_mask\.png"):
+        list(predict_files(Bright(), files, tmp_path / "out", overwrite=True))
+    assert (tmp_path / "out" / "scan_029_mask.png").read_bytes() == wanted
+    assert (tmp_path / "out" / "scan_000_mask.png").exists()
+
+
+def test_a_mask_that_was_corrected_by_hand_is_kept(tmp_path, caplog):
+    files, out = sorted(images_in(tmp_path / "in", 3).iterdir()), tmp_path / "out"
+    list(predict_files(Bright(), files, out))
+    wanted = drawn_by_hand(out / "scan_001_mask.png")
+    with caplog.at_level("WARNING", "busutils"):
+        assert list(predict_files(Bright(), files, out)) == []
+    assert "scan_001_mask.png was changed" in caplog.text
+    with pytest.raises(PredictError, match=r"scan_001_mask\.png"):
+        list(predict_files(Bright(), files, out, overwrite=True))
+    images_in(tmp_path / "in", 3, shape=(40, 40))  # other scans under the same names
+    with pytest.raises(PredictError, match=r"scan_001_mask\.png"):
+        list(predict_files(Bright(), files, out))
+    assert (out / "scan_001_mask.png").read_bytes() == wanted
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.jsonl"])
+def test_a_table_of_somebody_else_is_not_overwritten(tmp_path, name):
+    files, out = sorted(images_in(tmp_path / "in", 2).iterdir()), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("file,dice\na.png,0.9\n")
+    for overwrite in (False, True):
+        with pytest.raises(PredictError, match="give another --out"):
+            list(predict_files(Bright(), files, out, overwrite=overwrite))
+    assert (out / name).read_text() == "file,dice\na.png,0.9\n"
+
+
+def test_notes_in_the_table_are_not_overwritten(tmp_path):
+    files, out = sorted(images_in(tmp_path / "in", 2).iterdir()), tmp_path / "out"
+    list(predict_files(Bright(), files, out))
+    table = out / "predictions.csv"
+    noted = table.read_text(encoding="utf-8").replace(",\n", ",looks odd\n")
+    table.write_text(noted, encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(PredictError, match="was changed"):
+            list(predict_files(Bright(), files, out, overwrite=overwrite))
+    assert table.read_text(encoding="utf-8") == noted
+
+
+# -- nothing old is taken for new ----------------------------------------------------------------------------
+
+
+def test_masks_of_another_folder_are_not_returned(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    for where, shape in (("a", (48, 64)), ("b", (40, 56))):
+        images_in(tmp_path / where / "scans", 3, shape)
+        monkeypatch.chdir(tmp_path / where)
+        rows = list(predict_files(Bright(), find_images(["scans"]), out))
+        assert len(rows) == 3
+        for row in rows:
+            assert Image.open(out / row.mask).size == shape[::-1]
+        assert list(predict_files(Bright(), find_images(["scans"]), out)) == []
+    assert len(table_of(out)) == len({row["mask"] for row in table_of(out)}) == 6
+
+
+def test_a_scan_that_was_replaced_is_segmented_again(tmp_path):
+    folder, out = images_in(tmp_path / "in", 3), tmp_path / "out"
+    list(predict_files(Bright(), sorted(folder.iterdir()), out, overlay=True))
+    Image.fromarray(picture((40, 50), seed=9)).save(folder / "scan_001.png")
+    (row,) = predict_files(Bright(), sorted(folder.iterdir()), out, overlay=True)
+    assert (row.mask, row.width) == ("scan_001_mask.png", 50)
+    assert Image.open(out / row.mask).size == (50, 40)
+    assert len(table_of(out)) == 3
+
+
+@pytest.mark.parametrize("n_bytes", [0, 40])
+def test_a_mask_that_was_cut_is_made_again(tmp_path, n_bytes):
+    files, out = sorted(images_in(tmp_path / "in", 3).iterdir()), tmp_path / "out"
+    list(predict_files(Bright(), files, out, overlay=True))
+    wanted = content_of(out)
+    for name in ("scan_001_mask.png", "scan_002_overlay.png"):
+        (out / name).write_bytes(wanted[name][:n_bytes])
+    assert [row.mask for row in predict_files(Bright(), files, out, overlay=True)] == [
+        "scan_001_mask.png",
+        "scan_002_mask.png",
+    ]
+    found = content_of(out)
+    assert all(found[name] == wanted[name] for name in wanted if name.endswith(".png"))
+
+
+def test_k_means_does_not_wait_for_keras_lock(tmp_path, monkeypatch):
+    """Two calls must be under way at the same time; behind a lock the barrier would break."""
+    both = threading.Barrier(2)
+    monkeypatch.setattr(models.KMeansSegmenter, "_square_proba", lambda self, s: (both.wait(20), s / 255.0)[1])
+    files = sorted(images_in(tmp_path / "in", 2 * predict._BATCH).iterdir())
+    assert len(list(predict_files(models.KMeansSegmenter("textbook"), files, tmp_path / "out"))) == len(files)
 
 
 # -- engines and clusters ------------------------------------------------------------------------------------

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
+import glob
 import io
 import itertools
-import json
 import logging
 import os
 import re
@@ -29,6 +28,7 @@ from scipy.spatial.distance import pdist
 
 from busutils import jobs
 from busutils.app.engines import content_of, engine_of, load_segmenter
+from busutils.app.record import RECORD, PredictError, Record, Source, only_run, read_settings, source_of
 from busutils.datasets import DatasetError
 from busutils.explain.uncertainty import doubt
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, is_dicom, read_images
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 ENDINGS = PICTURE_SUFFIXES + DICOM_SUFFIXES
 
-_TABLE, _SETTINGS = "predictions.csv", "predictions.json"
 _READERS = 2
 _FILES_AHEAD = 8
 _BATCH = 8
@@ -48,11 +47,8 @@ _BATCH_PIXELS = 8_000_000  # a batch of larger images is closed earlier: probabi
 _LONGEST_NAME = 160  # bytes; file systems take 255 for the whole name
 _CYAN = (39, 215, 242)
 _LOOKS_LIKE_A_FRAME = re.compile(r"_f\d{4,}$")
-_LOOKS_LIKE_A_MASK = re.compile(r"(.+)_mask(_\d+)?$")
-
-
-class PredictError(ValueError):
-    """A request for predictions that cannot be met, and why."""
+_LOOKS_LIKE_A_MASK = re.compile(r"(.+)_(mask|tumor|other)(_?\d+)?$")
+_MASK_FOLDERS = {"mask", "masks", "gt", "groundtruth", "ground_truth", "label", "labels", "annotation", "annotations"}
 
 
 @dataclass(frozen=True)
@@ -102,9 +98,9 @@ def find_images(
     Parameters
     ----------
     places : iterable of path-like
-        Files; folders, where what has a known ending, or no ending but DICOM's mark, is taken, but not
-        ``X_mask.png`` or ``X_mask_1.png`` beside an image X; lists: ``.txt`` files with the path of a file or folder on
-        each line, as it would be typed.
+        Files; patterns such as ``*.png``; folders, where what has a known ending, or no ending but DICOM's mark, is
+        taken, but not ``X_mask.png`` of an image X, subfolders of masks, or results of earlier runs; lists: ``.txt``
+        files with the path of a file or folder on each line, as it would be typed.
     recursive : bool, default False
         Search folders of folders; by default they are searched one level deep. Hidden files are left out.
     out : path-like, optional
@@ -122,9 +118,7 @@ def find_images(
     """
     found: dict[Path, None] = {}
     results = None if out is None else Path(out).resolve()
-    for place in map(Path, places):
-        if not os.path.exists(place):
-            raise PredictError(f"there is no file or folder {place}: check the path")
+    for place in itertools.chain.from_iterable(_expanded(Path(place)) for place in places):
         if place.suffix.lower() == ".txt" and place.is_file():
             with open(place, encoding="utf-8-sig", errors="surrogateescape") as lines:
                 listed = [Path(line.strip()) for line in lines if line.strip()]
@@ -147,31 +141,56 @@ def _search(folder: Path, recursive: bool, results: Path | None) -> list[Path]:
     found: list[Path] = []
     n_masks = 0
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if recursive and Path(here, f).resolve() != results and f[0] != ".")
-        paths = [Path(here, name) for name in sorted(names) if name[0] != "."]
+        here = Path(here)
+        if here != folder and (here / RECORD).exists():
+            logger.info("%s: left out, it holds results of an earlier run", here)
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if recursive and (here / f).resolve() != results and f[0] != ".")
+        paths = [here / name for name in sorted(names) if name[0] != "."]
         paths = [p for p in paths if p.suffix.lower() in ENDINGS or (not p.suffix and is_dicom(p))]
-        stems = {path.stem for path in paths}
-        images = [p for p in paths if not ((mask := _LOOKS_LIKE_A_MASK.match(p.stem)) and mask[1] in stems)]
-        n_masks += len(paths) - len(images)
-        found += images
+        if here != folder and here.name.casefold() in _MASK_FOLDERS:
+            n_masks += len(paths)
+        else:
+            found += paths
+    stems = {path.stem for path in found}
+    numbers = {stem.rpartition("_")[2] for stem in stems if not stem.startswith("mask_")}
+
+    def is_mask(stem: str) -> bool:
+        beside, before = _LOOKS_LIKE_A_MASK.match(stem), stem.removeprefix("mask_")
+        return bool(beside and beside[1] in stems) or (before != stem and before in numbers)
+
+    images = [path for path in found if not is_mask(path.stem)]
+    n_masks += len(found) - len(images)
     if n_masks:
-        logger.info("%s: left out %d masks of other images in their folder (X_mask.png beside X.png)", folder, n_masks)
-    return found
+        logger.info("%s: left out %d masks of other images (X_mask.png of X.png, folders of masks)", folder, n_masks)
+    return images
 
 
-def _names(files: list[Path], owners: dict[str, str]) -> Iterator[str]:
-    """Name of each file's results, without ending; no two are equal, even where upper and lower case are one."""
-    counts = Counter(file.stem.casefold() for file in files)
-    for file in files:
+def _expanded(place: Path) -> list[Path]:
+    """What a pattern such as ``*.png`` stands for, where the shell leaves it to the program."""
+    if os.path.exists(place):
+        return [place]
+    matches = sorted(glob.glob(str(place)))
+    if not matches:
+        raise PredictError(f"there is no file or folder {place}: check the path")
+    return [Path(match) for match in matches]
+
+
+def _name_results(tasks: dict[str, _Task], known: dict[str, str]) -> None:
+    """Name each file's results; no two are equal, even where upper and lower case are one."""
+    counts = Counter(task.file.stem.casefold() for task in tasks.values())
+    owners = {name.casefold(): path for path, name in known.items()}
+    for path, (file, source) in tasks.items():
         name = file.stem
         if counts[name.casefold()] > 1 or _LOOKS_LIKE_A_FRAME.search(name):
             name = f"{file.parent.name}_{name}_{file.suffix[1:]}"
         name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", name)
-        name = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
-        if owners.setdefault(name.casefold(), _shown(file)) != _shown(file):
-            name = f"{name}_{jobs.content_key(_shown(file))[:12]}"
-            owners[name.casefold()] = _shown(file)
-        yield name
+        name = known.get(path) or name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+        if owners.setdefault(name.casefold(), path) != path:
+            name = f"{name}_{jobs.content_key(path)[:12]}"
+            owners[name.casefold()] = path
+        source.name = name
 
 
 def _shown(text: str | os.PathLike[str]) -> str:
@@ -262,159 +281,14 @@ def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return picture
 
 
-# -- what a folder holds already -----------------------------------------------------------------------------
-
-
-def _overlay_name(mask_file: str) -> str:
-    return f"{mask_file.removesuffix('_mask.png')}_overlay.png"
-
-
-def _rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Whole lines of the table and what they say; a torn one is left out."""
-    with open(table, encoding="utf-8", errors="replace", newline="") as lines:
-        next(lines, "")
-        for line in lines:
-            values: list[str] = []
-            with contextlib.suppress(csv.Error):
-                values = next(csv.reader([line]), [])
-            if line.endswith("\n") and len(values) == len(_COLUMNS):
-                yield line, dict(zip(_COLUMNS, values, strict=True))
-
-
-def _is_ours(mask_file: str) -> bool:
-    return mask_file.endswith("_mask.png") and Path(mask_file).name == mask_file
-
-
-class _Done:
-    """Which files and frames the table and the masks of a folder show as done."""
-
-    def __init__(self) -> None:
-        self.files: set[str] = set()
-        self.frames: dict[str, set[int]] = {}
-        self.owners: dict[str, str] = {}
-
-    @classmethod
-    def read(cls, out: Path, overlay: bool) -> _Done:
-        """Read the table, and rewrite it without the rows that must be made again.
-
-        Those are rows without their mask, and errors: the file may have been mended meanwhile.
-        """
-        done, table = cls(), out / _TABLE
-        clips: dict[str, set[int]] = {}
-        incomplete: set[str] = set()
-        last = ""
-        with jobs.atomic_path(table) as temporary, open(temporary, "w", encoding="utf-8", newline="") as kept:
-            csv.writer(kept).writerow(_COLUMNS)
-            for line, row in _rows(table) if table.exists() else ():
-                last = file = row["file"]
-                mask_file, number = row["mask"], row["frame"]
-                whole = _is_ours(mask_file) and (out / mask_file).is_file() and (not number or number.isdecimal())
-                whole &= not overlay or (out / _overlay_name(mask_file)).is_file()
-                if not whole:
-                    incomplete.add(file)
-                    continue
-                kept.write(line)
-                name = mask_file.removesuffix("_mask.png")
-                if number:
-                    clips.setdefault(file, set()).add(int(number))
-                    name = _LOOKS_LIKE_A_FRAME.sub("", name)
-                else:
-                    done.files.add(file)
-                done.owners[name.casefold()] = file
-        # Files are written one after the other: only the last clip, or one that lost a row, can lack frames.
-        for file, numbers in clips.items():
-            if file == last or file in incomplete:
-                done.frames[file] = numbers
-            else:
-                done.files.add(file)
-        return done
-
-
-@contextlib.contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Refuse a second run into a folder while one is under way; the system forgets the claim of a killed one."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise PredictError(f"another run is writing to {out}: wait for it, or give another folder") from None
-    except OSError:  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(folder)
-
-
-def recorded_engine(out: str | os.PathLike[str], weights: str) -> str:
-    """Engine that made the predictions in a folder, so that the rest can be made alike.
-
-    Parameters
-    ----------
-    out : path-like
-        Folder of predictions; it may not exist.
-    weights : str
-        What the segmenter is called.
-
-    Returns
-    -------
-    str
-        Empty if there are no predictions of these weights.
-    """
-    made_with = _settings(Path(out))
-    return str(made_with.get("engine", "")) if made_with.get("weights") == weights else ""
-
-
-def _settings(out: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return dict(json.loads((out / _SETTINGS).read_text(encoding="utf-8")))
-    return {}
-
-
-def _prepare(out: Path, made_with: dict[str, str], overwrite: bool) -> None:
-    """Make the folder ready, or refuse one that holds predictions of other weights."""
-    table, settings = out / _TABLE, out / _SETTINGS
-    if overwrite and table.exists():
-        for _, row in _rows(table):
-            if _is_ours(row["mask"]):
-                (out / row["mask"]).unlink(missing_ok=True)
-                (out / _overlay_name(row["mask"])).unlink(missing_ok=True)
-        table.unlink()
-    if overwrite:
-        settings.unlink(missing_ok=True)
-    before = _settings(out)
-    if table.exists() or settings.exists():
-        same = [name for name in ("content", "engine") if before.get(name) == made_with[name]]
-        if len(same) < 2:
-            known = ", ".join(filter(None, (before.get("weights"), before.get("engine")))) or "unknown"
-            raise PredictError(
-                f"{out} holds predictions made with other weights, settings or engine ({known}): "
-                "give another folder, or --overwrite to replace them"
-            )
-    for partial in out.glob(".partial-*"):  # a run that was killed left them
-        partial.unlink(missing_ok=True)
-    if not before:
-        with jobs.atomic_path(settings) as temporary:
-            temporary.write_text(json.dumps(made_with, indent=1), encoding="utf-8")
-
-
 # -- predicting ----------------------------------------------------------------------------------------------
-
-Made = tuple[Prediction, dict[str, bytes]]  # a row, and the content of its files in the order in which to write them
 
 
 class _Task(NamedTuple):
     """A file to be segmented."""
 
     file: Path
-    name: str  # of its results
-    done: frozenset[int] = frozenset()  # frames that need not be made
+    source: Source
 
 
 class _Read(NamedTuple):
@@ -422,6 +296,14 @@ class _Read(NamedTuple):
 
     task: _Task
     got: Image | DatasetError
+
+
+class _Made(NamedTuple):
+    """A row, and the content of its files in the order in which to write them."""
+
+    task: _Task
+    row: Prediction
+    files: dict[str, bytes]
 
 
 def _read_ahead(tasks: Iterable[_Task], pool: ThreadPoolExecutor) -> Iterator[_Read]:
@@ -438,8 +320,7 @@ def _read_ahead(tasks: Iterable[_Task], pool: ThreadPoolExecutor) -> Iterator[_R
         try:
             while (frame := coming.result()) is not None:
                 coming = pool.submit(next, frames, None)
-                if frame.frame not in task.done:
-                    yield _Read(task, frame)
+                yield _Read(task, frame)
         except DatasetError as error:
             yield _Read(task, error)
 
@@ -463,10 +344,9 @@ class _Worker:
     def __init__(self, segmenter: Segmenter, overlay: bool) -> None:
         self.segmenter, self.overlay = segmenter, overlay
         # Keras spreads one call over all cores by itself.
-        one_at_a_time = threading.Lock()
-        self.turn: Any = contextlib.nullcontext() if segmenter.thread_safe else one_at_a_time
+        self.turn: Any = contextlib.nullcontext() if segmenter.thread_safe else threading.Lock()
 
-    def segment(self, batch: Sequence[_Read]) -> list[Made]:
+    def segment(self, batch: Sequence[_Read]) -> list[_Made]:
         images = [item.got.pixels for item in batch if isinstance(item.got, Image)]
         with self.turn:
             probs = iter(self.segmenter.predict_proba(images) if images else [])
@@ -475,15 +355,16 @@ class _Worker:
             for task, got in batch
         ]
 
-    def _finish(self, task: _Task, frame: Image, prob: np.ndarray) -> Made:
+    def _finish(self, task: _Task, frame: Image, prob: np.ndarray) -> _Made:
         (mask,) = self.segmenter.masks_from([prob])
         number = "" if frame.frame is None else f"_f{frame.frame:04d}"
-        mask_file = f"{task.name}{number}_mask.png"
-        made = {_overlay_name(mask_file): _png(_outlined(frame.pixels, mask))} if self.overlay else {}
-        made[mask_file] = _png(np.uint8(255) * mask)
-        return describe(task.file, mask_file, frame, prob, mask, self.segmenter.threshold_), made
+        name = f"{task.source.name}{number}"
+        made = {f"{name}_overlay.png": _png(_outlined(frame.pixels, mask))} if self.overlay else {}
+        made[f"{name}_mask.png"] = _png(np.uint8(255) * mask)
+        row = describe(task.file, f"{name}_mask.png", frame, prob, mask, self.segmenter.threshold_)
+        return _Made(task, row, made)
 
-    def segment_files(self, tasks: Iterable[_Task]) -> Iterator[list[Made]]:
+    def segment_files(self, tasks: Iterable[_Task]) -> Iterator[list[_Made]]:
         """Read, segment, measure and compress, all at the same time."""
         cores = joblib.cpu_count()
         with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(cores) as segmenters:
@@ -491,8 +372,8 @@ class _Worker:
             yield from jobs.in_order(segmenters.submit, self.segment, batches, ahead=lambda: cores + 1)
 
 
-def _failed(task: _Task, error: DatasetError) -> Made:
-    return Prediction(file=_shown(task.file), error=_shown(str(error))), {}
+def _failed(task: _Task, error: DatasetError) -> _Made:
+    return _Made(task, Prediction(file=_shown(task.file), error=_shown(str(error))), {})
 
 
 # -- on a cluster --------------------------------------------------------------------------------------------
@@ -519,7 +400,7 @@ def _worker(weights: str, engine: str, content: str, overlay: bool) -> _Worker:
     return _Worker(segmenter, overlay)
 
 
-def _do_step(step: _Step) -> list[Made]:
+def _do_step(step: _Step) -> list[_Made]:
     with _LOADING:
         worker = _worker(step.weights, step.engine, step.content, step.overlay)
     made = []
@@ -537,13 +418,12 @@ _LOADING = threading.Lock()
 def _read_here(task: _Task, there: Path) -> Iterator[_Read]:
     try:
         for frame in read_images(there):
-            if frame.frame not in task.done:
-                yield _Read(task, frame)
+            yield _Read(task, frame)
     except DatasetError as error:
         yield _Read(task, DatasetError(str(error).replace(str(there), str(task.file))))
 
 
-def _segment_on(client: Any, tasks: Iterable[_Task], step: _Step) -> Iterator[list[Made]]:
+def _segment_on(client: Any, tasks: Iterable[_Task], step: _Step) -> Iterator[list[_Made]]:
     todo = iter(tasks)
     steps = iter(lambda: step._replace(tasks=list(itertools.islice(todo, _FILES_A_STEP))), step._replace(tasks=[]))
     submit = functools.partial(client.submit, pure=False)
@@ -552,6 +432,25 @@ def _segment_on(client: Any, tasks: Iterable[_Task], step: _Step) -> Iterator[li
 
 
 # -- the whole -----------------------------------------------------------------------------------------------
+
+
+def recorded_engine(out: str | os.PathLike[str], weights: str) -> str:
+    """Engine that made the predictions in a folder, so that the rest can be made alike.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder of predictions; it may not exist.
+    weights : str
+        What the segmenter is called.
+
+    Returns
+    -------
+    str
+        Empty if there are no predictions of these weights.
+    """
+    settings = read_settings(Path(out))
+    return settings.get("engine", "") if settings.get("weights") == weights else ""
 
 
 def predict_files(
@@ -567,8 +466,8 @@ def predict_files(
     """Segment image files; write ``<name>_mask.png`` for each image and a row in ``predictions.csv``.
 
     Files are read, segmented and written at the same time, and no more than a few are held at once. A run that was
-    stopped, at any moment, is taken up by the same call: what has its row and its mask is not made again, what failed is
-    tried again.
+    stopped, at any moment, is taken up by the same call: files that are done and did not change are not made again,
+    what failed is tried again. A file that no run wrote is never overwritten.
 
     Parameters
     ----------
@@ -580,7 +479,7 @@ def predict_files(
     out : path-like
         Folder of the masks: as large as their images, 255 for lesion.
     weights : str, optional
-        What the segmenter is called; kept in ``predictions.json`` beside a hash of its content.
+        What the segmenter is called; kept in ``predictions.jsonl`` beside a hash of its content.
     overlay : bool, default False
         Also write ``<name>_overlay.png``: the image with the lesion's outline.
     overwrite : bool, default False
@@ -598,33 +497,60 @@ def predict_files(
     Raises
     ------
     PredictError
-        If the folder holds predictions of other weights, settings or engine, or another run is writing to it.
+        If the folder holds predictions of other weights, settings or engine, or files that no run wrote and that would
+        be overwritten, or another run is writing to it.
     """
-    out, files = Path(out), list(dict.fromkeys(map(Path, files)))
-    made_with = {"weights": weights, "engine": engine_of(segmenter), "content": content_of(segmenter)}
+    out = Path(out)
+    settings = {"weights": weights, "engine": engine_of(segmenter), "content": content_of(segmenter)}
     if client is not None and not weights:
         raise PredictError("workers of a cluster load the weights themselves: give their name or file")
     out.mkdir(parents=True, exist_ok=True)
-    with _only_run(out):
-        _prepare(out, made_with, overwrite)
-        done = _Done.read(out, overlay)
-        tasks = (
-            _Task(file, name, frozenset(done.frames.get(_shown(file), ())))
-            for file, name in zip(files, _names(files, done.owners), strict=True)
-            if _shown(file) not in done.files
-        )
+    with only_run(out):
+        record = Record(out, _COLUMNS)
+        tasks = _todo(record, files, settings, overlay, overwrite)
         if client is None:
             results = _Worker(segmenter, overlay).segment_files(tasks)
         else:
-            folder = str(Path.cwd())
-            here = _Step(weights, made_with["engine"], made_with["content"], overlay, folder, [])
+            here = _Step(weights, settings["engine"], settings["content"], overlay, str(Path.cwd()), [])
             results = _segment_on(client, tasks, here)
-        with contextlib.closing(results), open(out / _TABLE, "a", encoding="utf-8", newline="") as table:
-            writer = csv.DictWriter(table, _COLUMNS)
-            for row, made in itertools.chain.from_iterable(results):
-                for name, content in made.items():
-                    with jobs.atomic_path(out / name) as temporary:
-                        temporary.write_bytes(content)
-                writer.writerow(asdict(row))
-                table.flush()
-                yield row
+        with contextlib.closing(results), record.writing(settings, [task.source.path for task in tasks]):
+            for task, images in itertools.groupby(itertools.chain.from_iterable(results), lambda made: made.task):
+                record.begin(task.source)
+                failed = False
+                for made in images:
+                    record.add(asdict(made.row), made.files)
+                    failed |= bool(made.row.error)
+                    if made.row.frame is None and not failed:
+                        record.finish()
+                    yield made.row
+                if made.row.frame is not None and not failed:
+                    record.finish()
+
+
+def _todo(
+    record: Record, files: Iterable[Path], settings: dict[str, str], overlay: bool, overwrite: bool
+) -> list[_Task]:
+    """Which files are to be segmented, and the names of their results; refuse what would mix or overwrite."""
+    before = record.settings
+    if overwrite:
+        record.sources = {}
+    elif before and any(before.get(name) != settings[name] for name in ("content", "engine")):
+        known = ", ".join(filter(None, (before.get("weights"), before.get("engine")))) or "unknown"
+        raise PredictError(
+            f"{record.out} holds predictions made with other weights, settings or engine ({known}): "
+            "give another folder, or --overwrite to replace them"
+        )
+    tasks: dict[str, _Task] = {}
+    for file in map(Path, files):
+        source = source_of(file)
+        tasks.setdefault(source.path, _Task(file, source))
+    _name_results(tasks, {path: source.name for path, source in record.sources.items()})
+    record.drop_lost(overlay)
+    versions = {path: source.version for path, source in record.sources.items()}
+    todo = [
+        task for path, task in tasks.items() if not task.source.version or versions.get(path) != task.source.version
+    ]
+    record.check({task.source.name for task in todo}, overlay)
+    if overwrite:
+        record.clear()
+    return todo
