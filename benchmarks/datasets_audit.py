@@ -22,7 +22,6 @@ import argparse
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -103,7 +102,7 @@ def scale(n: int) -> None:
     wall, cpu = time.perf_counter() - start, time.process_time() - used
     want = {tuple(sorted((f"s{k}", f"s{k}-copy"))) for k in range(n // 10)}
     found = pairs_of(report)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = jobs.peak_memory_mb()
     out = {"seconds": wall, "cpu_seconds": cpu, "peak_mb": peak, "compared_pairs": report.n_candidates}
     print(json.dumps({**out, "recall": len(found & want) / len(want), "false_pairs": len(found - want)}))
 

@@ -22,7 +22,6 @@ Usage: python benchmarks/explain_busi.py [PART ...] [--weights busi-light] [--im
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -321,7 +320,7 @@ def cost(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> p
         calls["grid of the whole network, ranked and drawn"] = (lambda asked=asked: draw(asked), 3)
         for name, (call, times) in calls.items():
             first, took, ratio = seconds(call, forward, times)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = jobs.peak_memory_mb()
             rows.append((f"{asked.size}²", name, first, took, ratio, round(peak)))
     table = pd.DataFrame(rows, columns=["network", "method", "first_seconds", "seconds", "forward_passes", "peak_mib"])
     print(table.round(3).to_string(index=False))

@@ -24,7 +24,6 @@ import argparse
 import csv
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -36,7 +35,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+
+from busutils import jobs
 
 FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ["part", "what", "size", "batch", "cores", "images", "ms", "cpu_ms", "peak_mb", "load"]
@@ -68,7 +70,7 @@ def measured(call: Callable[[], Any], images: int, **about: Any) -> Row:
         "images": images,
         "ms": round(1000 * wall / images, 3),
         "cpu_ms": round(1000 * cpu / images, 3),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": round(jobs.peak_memory_mb()),
         "load": round(load, 2),
     }
 
@@ -153,7 +155,7 @@ def networks_here(engine: str, folder: Path, seconds: float) -> Iterator[Row]:
                 "what": engine,
                 "size": size,
                 "batch": batch,
-                "cores": len(os.sched_getaffinity(0)),
+                "cores": joblib.cpu_count(),
             }
             yield repeated(lambda call=call, images=images: call(images), batch, seconds, **about)
 
@@ -169,7 +171,6 @@ def busi_files(root: str | None) -> list[Path]:
 
 def write_one(path: Path, prob: np.ndarray, image: np.ndarray, segmenter: Any, out: Path) -> dict[str, Any]:
     """What `busutils predict` does with a map: tidy, measure, compress, write."""
-    from busutils import jobs
     from busutils.app import predict
     from busutils.io import Image
 
@@ -231,7 +232,6 @@ def method_here(method: str, root: str | None) -> Iterator[Row]:
 def stages_here(root: str | None) -> Iterator[Row]:
     import joblib
 
-    from busutils import jobs
     from busutils.app import predict
     from busutils.app.engines import load_segmenter
     from busutils.io import Image, read_images, resize_image, resize_map
@@ -304,8 +304,6 @@ def draw(rows: list[Row]) -> None:
     import matplotlib.pyplot as plt
     import pandas as pd
     from matplotlib.ticker import LogLocator
-
-    from busutils import jobs
 
     table = pd.DataFrame(rows)
     table = table.astype({name: float if name in ("ms", "cpu_ms", "load") else int for name in COLUMNS[2:]})

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -79,7 +80,9 @@ def _lessons_run(args: argparse.Namespace) -> int:
     print()
     _print(table)
     seconds = sum(outcome.seconds for outcome in outcomes)
-    print(f"\n{seconds / 60:.1f} minutes in all; at most {lessons.peak_memory_gb():.1f} GB of memory a lesson")
+    peak = lessons.peak_memory_gb()
+    memory = "" if math.isnan(peak) else f"; at most {peak:.1f} GB of memory a lesson"
+    print(f"\n{seconds / 60:.1f} minutes in all{memory}")
     for outcome in outcomes:
         if outcome.error:
             _say(f"busutils: {outcome.lesson} failed at {outcome.error}")

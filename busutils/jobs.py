@@ -11,7 +11,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
+import sys
 import tempfile
 import zipfile
 from collections import deque
@@ -23,7 +25,7 @@ import numpy as np
 import pandas as pd
 import platformdirs
 
-__all__ = ["atomic_path", "cache_dir", "content_key", "in_order", "run"]
+__all__ = ["atomic_path", "cache_dir", "content_key", "in_order", "peak_memory_mb", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,27 @@ def cache_dir() -> Path:
     """
     chosen = os.environ.get("BUSUTILS_CACHE_DIR")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("busutils", appauthor=False))
+
+
+def peak_memory_mb(*, children: bool = False) -> float:
+    """Largest memory that this process has held so far.
+
+    Parameters
+    ----------
+    children : bool, default False
+        That of the largest of its ended child processes instead.
+
+    Returns
+    -------
+    float
+        MB; NaN where the system does not tell (Windows).
+    """
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @contextlib.contextmanager

@@ -88,6 +88,29 @@ def test_importing_stays_free_of_tensorflow(statement):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+UNIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+
+
+def test_every_module_is_imported_where_unix_modules_are_missing():
+    code = f"""
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys({UNIX_ONLY - {"posix"}!r}))
+import busutils
+for module in pkgutil.walk_packages(busutils.__path__, "busutils."):
+    importlib.import_module(module.name)
+assert str(busutils.jobs.peak_memory_mb()) == "nan"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unix_modules_are_imported_in_one_function():
+    files = [*FILES, *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("tests/*.py")]
+    found = {path.name: UNIX_ONLY & set(imports_of(path)) for path in files}
+    # The interpreters of the peers have no busutils.
+    allowed = {"jobs.py": {"resource"}, "unet_peers.py": {"resource"}}
+    assert {name: modules for name, modules in found.items() if modules} == allowed
+
+
 def test_conda_environment_agrees_with_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())

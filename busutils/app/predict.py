@@ -516,14 +516,10 @@ def predict_files(
         with contextlib.closing(results), record.writing(settings, [task.source.path for task in tasks]):
             for task, images in itertools.groupby(itertools.chain.from_iterable(results), lambda made: made.task):
                 record.begin(task.source)
-                failed = False
-                for made in images:
-                    record.add(asdict(made.row), made.files)
-                    failed |= bool(made.row.error)
-                    if made.row.frame is None and not failed:
-                        record.finish()
-                    yield made.row
-                if made.row.frame is not None and not failed:
+                for _, row, contents in images:
+                    record.add(asdict(row), contents, done=row.frame is None and not row.error)
+                    yield row
+                if row.frame is not None:  # a clip that breaks off ends with an error
                     record.finish()
 
 

@@ -111,7 +111,7 @@ class Record:
     """``predictions.jsonl`` beside the table ``predictions.csv``.
 
     It has a line with the settings, and for each input a line when it is begun, a line for each image *before* that
-    image's files are written, and a line when it is done. So a run that was killed at any moment knows its own files:
+    image's files are written, and for a clip a line when it is done. So a run that was killed at any moment knows its own files:
     those whose content has a hash in the record.
 
     Parameters
@@ -138,8 +138,7 @@ class Record:
                 self._lines.add(event["line"])
                 for name, content in event["outputs"].items():
                     self._hashes.setdefault(name, set()).add(content)
-            elif "done" in event:
-                source.done = True
+            source.done |= event.get("done", False)
 
     # -- before a run ----------------------------------------------------------------------------------------
 
@@ -244,10 +243,10 @@ class Record:
         """Note that the images of an input follow."""
         self._note(path=source.path, version=source.version, name=source.name)
 
-    def add(self, row: Mapping[str, Any], outputs: Mapping[str, bytes]) -> None:
-        """Write the files of one image, then its row."""
+    def add(self, row: Mapping[str, Any], outputs: Mapping[str, bytes], done: bool) -> None:
+        """Write the files of one image, then its row; `done` if it is the only image of its input."""
         line = _line(row.values())
-        self._note(line=line, outputs={name: _hash(content) for name, content in outputs.items()})
+        self._note(line=line, outputs={name: _hash(content) for name, content in outputs.items()}, done=done)
         for name, content in outputs.items():
             with jobs.atomic_path(self.out / name) as temporary:
                 temporary.write_bytes(content)
@@ -255,7 +254,7 @@ class Record:
         self._table.flush()
 
     def finish(self) -> None:
-        """Note that the input that was begun last is done."""
+        """Note that the clip that was begun last is done."""
         self._note(done=True)
 
 

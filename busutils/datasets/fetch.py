@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import http.client
@@ -17,9 +16,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+import filelock
 import platformdirs
 import pooch
 from tqdm import tqdm
@@ -105,7 +105,7 @@ def fetch(
     try:
         store = target / ".downloads"
         store.mkdir(parents=True, exist_ok=True)
-        with _lock(store / f"{about.key}.lock"):
+        with filelock.FileLock(store / f"{about.key}.lock"):
             if final.is_dir() and any(final.iterdir()):
                 return final  # another process was first
             return _fetch_all(about, store, final, progress)
@@ -162,27 +162,6 @@ def _published_folder(fresh: Path, about: Card) -> Path:
                     return folder / name
         level = [child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()]
     return fresh
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a file lock; the system drops it when a process dies."""
-    with path.open("a+b") as stream:
-        try:
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except ImportError:  # Windows
-            import msvcrt
-
-            while True:
-                try:
-                    stream.seek(0)
-                    msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
-                    break
-                except OSError:
-                    time.sleep(0.5)
-        yield
 
 
 def _download(about: Card, download: Download, store: Path, progress: bool) -> Path:

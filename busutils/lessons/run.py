@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import os
-import resource
 import sys
 import time
 import tomllib
@@ -304,9 +303,8 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 
 
 def peak_memory_gb() -> float:
-    """Largest memory that any one lesson's process has held so far, in GB."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)
+    """Largest memory that any one lesson's process has held so far, in GB; NaN on Windows."""
+    return jobs.peak_memory_mb(children=True) / 1024
 
 
 # -- stored outputs ------------------------------------------------------------------------------------------
