@@ -1,5 +1,9 @@
+import importlib
 import json
 import re
+import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +230,158 @@ def test_no_caller_asks_a_segmenter_what_it_has():
         if re.search(r"(hasattr|getattr)\((segmenter|member|method|model|fitted)\b|signature\(segmenter", line)
     ]
     assert not found
+
+
+def rewritten(path, header=None, arrays=None):
+    """A saved file with another header or other arrays, whole in every other way."""
+    with np.load(path) as archive:
+        kept = dict(archive)
+    found = json.loads(str(kept.pop("header")))
+    kept |= arrays or {}
+    np.savez_compressed(path, header=np.array(json.dumps(header(found) if header else found)), **kept)
+    return path
+
+
+def constant(discs, tmp_path):
+    return models.ConstantMaskSegmenter(size=32).fit(*discs).save(tmp_path / "constant.npz")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("params", {"size": 65536}, "from 1 to 4096"),
+        ("params", {"size": "32"}, "whole number"),
+        ("params", {"size": None}, "whole number"),
+        ("params", [1, 2], "damaged|unknown settings"),
+        ("state", {"threshold": float("nan")}, "threshold must lie"),
+        ("state", {"threshold": "low"}, "damaged"),
+        ("state", {"min_confidence": float("inf")}, "min_confidence must lie"),
+        ("state", [], "damaged"),
+        ("state", {"provenance": 3}, "damaged"),
+        ("format", "1", "damaged"),
+        ("class", None, "unknown method"),
+        ("class", {}, "damaged"),
+    ],
+)
+def test_wrong_kinds_and_values_in_a_file_are_one_sentence(discs, tmp_path, part, value, words):
+    path = rewritten(constant(discs, tmp_path), lambda header: header | {part: value})
+    with pytest.raises(models.WeightsError, match=words):
+        models.load(path)
+
+
+def test_weights_that_are_no_numbers_are_refused(discs, tmp_path):
+    for value in (np.nan, np.inf):
+        path = rewritten(constant(discs, tmp_path), arrays={"mean_mask": np.full((32, 32), value, np.float32)})
+        with pytest.raises(models.WeightsError, match="finite"):
+            models.load(path)
+
+
+def test_half_precision_never_writes_infinities(discs, tmp_path):
+    fitted = models.ConstantMaskSegmenter(size=32).fit(*discs)
+    fitted.mean_mask_[0, 0] = 1e6
+    assert models.load(fitted.save(tmp_path / "half.npz", half=True)).mean_mask_[0, 0] == 1e6
+
+
+def test_sizes_are_looked_at_before_memory_is_taken(tmp_path):
+    """A few kilobytes that unpack to gigabytes, or say that they do, are refused at once."""
+    zeros = np.lib.format.magic(1, 0)
+    for name, shape, dtype, n_bytes in [
+        ("header", "()", "<U1200000000", 0),
+        ("header", "()", f"<U{2**23}", 2**25),
+        ("w", f"({2**40},)", "<f4", 0),
+        ("w", "(2,)", "<f4", 4096),
+        ("w", "(2,)", "|O", 16),
+    ]:
+        text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+        with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{name}.npy", zeros + len(text).to_bytes(2, "little") + text + bytes(n_bytes))
+        tracemalloc.start()
+        with pytest.raises(models.WeightsError, match="damaged"):
+            models.load(tmp_path / "bomb.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2e7
+        tracemalloc.stop()
+
+
+def damage(content, rng):
+    """One of the ways in which files go wrong: bytes changed, cut, moved, doubled or zeroed."""
+    data = bytearray(content)
+    start, stop = sorted(rng.integers(0, len(data), 2))
+    way = rng.integers(6)
+    if way == 0:
+        for place in rng.integers(0, len(data), rng.integers(1, 9)):
+            data[place] = rng.integers(256)
+    elif way == 1:
+        return bytes(data[:start])
+    elif way == 2:
+        del data[start : start + rng.integers(1, 200)]
+    elif way == 3:
+        data[start:start] = rng.bytes(rng.integers(1, 200))
+    elif way == 4:
+        data[start:stop] = bytes(stop - start)
+    else:  # the list of entries and what is said of them stand at the end
+        data[-rng.integers(1, 300)] = rng.integers(256)
+    return bytes(data)
+
+
+def test_no_damage_ends_in_anything_but_success_or_one_sentence(discs, tmp_path):
+    """300 random damages of a file's bytes, and 300 of what its header says."""
+    fitted = models.ConstantMaskSegmenter(size=32).fit(*discs)
+    content = fitted.save(tmp_path / "whole.npz").read_bytes()
+    strange = [None, True, -1, 0, 65536, 10**30, 0.5, float("nan"), float("inf"), "", "x" * 99, [], [[]], {}, {"a": 1}]
+    ends = {"loaded": 0, "refused": 0}
+    for seed in range(600):
+        rng = np.random.default_rng(seed)
+        path = tmp_path / "damaged.npz"
+        if seed < 300:
+            path.write_bytes(damage(content, rng))
+        else:
+            path.write_bytes(content)
+
+            def spoil(header, rng=rng):
+                part = rng.choice(["format", "class", "params", "state", "size", "threshold", "provenance"])
+                holder = next((header[p] for p in ("params", "state") if part in header[p]), header)
+                holder[part] = strange[rng.integers(len(strange))]
+                return header
+
+            rewritten(path, spoil)
+        try:
+            drawn = models.load(path).predict(discs[0][:1])
+            assert drawn.shape == (1, 32, 32)
+            ends["loaded"] += 1
+        except models.WeightsError as error:
+            assert "\n" not in str(error)
+            ends["refused"] += 1
+    assert ends["refused"] > 300
+
+
+def test_a_training_is_kept_by_its_code_too(tmp_path, monkeypatch):
+    """Whoever edits how a method is fitted gets no old model back; neither does a damaged file stand in the way."""
+    (tmp_path / "own_method.py").write_text(
+        "import numpy as np\nfrom busutils.models import Segmenter\n\n"
+        "class OwnSegmenter(Segmenter):\n"
+        "    def __init__(self, size=16):\n        self.size = size\n"
+        "    def _fit(self, images, masks, **options):\n        self.level_ = 0.25\n"
+        "    def _square_proba(self, squares):\n        return np.full(squares.shape, self.level_)\n"
+        "    def _arrays(self):\n        return {'level': np.array(self.level_)}\n"
+        "    def _set_arrays(self, arrays):\n        self.level_ = float(arrays['level'])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_method", raising=False)
+    phantoms = datasets.load("phantom", n=6, size=32)
+
+    def level():
+        importlib.invalidate_caches()
+        module = importlib.reload(importlib.import_module("own_method"))
+        return models.fit_on(module.OwnSegmenter(), phantoms, 16, folder=tmp_path / "kept").level_
+
+    assert level() == level() == 0.25
+    [kept] = (tmp_path / "kept").iterdir()
+    kept.write_bytes(kept.read_bytes()[:50])
+    assert level() == 0.25
+    source = tmp_path / "own_method.py"
+    source.write_text(source.read_text().replace("0.25", "0.75 + 0"))
+    assert level() == 0.75
+    from busutils.models.fitting import code_of
+
+    assert {"busutils.models.unet", "busutils.models.augment"} <= set(code_of(models.UNetSegmenter()))
+    assert "busutils.models.kmeans" not in code_of(models.UNetSegmenter())

@@ -362,3 +362,16 @@ sys.exit(main(["train", "--dataset", "phantom?n=20&size=32", "--size", "32", "--
     path = tmp_path / "two.npz"
     subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True, capture_output=True)
     assert models.load(path).predict_proba([np.zeros((32, 32), np.uint8)])[0].shape == (32, 32)
+
+
+def test_a_network_too_large_for_its_file_is_never_built(tiny_unet, tmp_path, monkeypatch):
+    path = tiny_unet.save(tmp_path / "net.npz")
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    header = json.loads(str(arrays.pop("header")))
+    monkeypatch.setattr(models.UNetSegmenter, "_build", lambda *_: pytest.fail("built"))
+    for changes in ({"filters": [8, 16, 2000]}, {"filters": [10**9, 2]}, {"size": 65536}, {"views": 7}):
+        wrong = {**header, "params": header["params"] | changes}
+        np.savez(path, header=np.array(json.dumps(wrong)), **arrays)
+        with pytest.raises(models.WeightsError, match="fewer weights|from 1 to 4096|damaged"):
+            models.load(path)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from busutils.io import resize_mask
-from busutils.models.segmenter import Segmenter
+from busutils.models.segmenter import Segmenter, WeightsError
 
 __all__ = ["ConstantMaskSegmenter"]
 
@@ -74,3 +74,5 @@ class ConstantMaskSegmenter(Segmenter):
 
     def _set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         self.mean_mask_ = np.asarray(arrays["mean_mask"], dtype=np.float32)
+        if self.mean_mask_.shape != (self.size, self.size):
+            raise WeightsError(f"the mean mask has shape {self.mean_mask_.shape}, not {self.size} x {self.size}")

@@ -17,6 +17,7 @@ Each step is an option of :class:`KMeansSegmenter`, so that an ablation is a loo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -532,6 +533,9 @@ class KMeansSegmenter(Segmenter):
         for name, allowed in (("clustering", _CLUSTERINGS), ("choice", _CHOICES), ("contour", _CONTOURS)):
             if options[name] not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {options[name]!r}")
+        for name in ("median", "background", "reject"):
+            if not isinstance(options[name], int | float) or not 0 <= options[name] < math.inf:
+                raise ValueError(f"{name} must be a number from 0 up, got {options[name]!r}")
         if not options["k"] or min(options["k"]) < 2:
             raise ValueError(f"k must name numbers of clusters from 2 up, such as (3, 4, 5), got {options['k']!r}")
         if len(options["areas"]) != 2 or not 0 <= options["areas"][0] < options["areas"][1] <= 1:

@@ -7,9 +7,10 @@ sizes; the network's square is its own business.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import inspect
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ __all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean
 FORMAT_VERSION = 1
 # Of an image; so many pixels tell how sure a network is of a region.
 CONFIDENT_SHARE = 0.001
+# Of files that are loaded: larger ones would take memory before they turn out to be damaged.
+MAX_BYTES, MAX_HEADER_BYTES, MAX_SIZE = 2**31, 2**24, 4096
 VIEWS = (1, 2, 4)  # how many test-time views a probability may be the mean of
 
 Images = np.ndarray | Sequence[np.ndarray]
@@ -479,7 +482,8 @@ class Segmenter(BaseEstimator):
         path : path-like
             Usually ends in ``.npz``.
         half : bool, default False
-            Keep weights as float16: half the size, and a difference in Dice far below 0.001.
+            Keep weights as float16: half the size, and a difference in Dice far below 0.001. An array with values beyond
+            the range of float16 stays as it is.
 
         Returns
         -------
@@ -495,7 +499,7 @@ class Segmenter(BaseEstimator):
         }
         arrays = self._arrays()
         if half:
-            arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
+            arrays = {k: _halved(v) if v.dtype == np.float32 else v for k, v in arrays.items()}
         path = Path(path)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
@@ -521,49 +525,78 @@ class Segmenter(BaseEstimator):
             If there is no such file, it is not a segmenter's, it is damaged or of a newer format, or it holds a
             method other than `cls`.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
             raise WeightsError(f"there is no weights file {path}: check the path")
-        wrong = f"{path} is not a file of saved weights: give one that Segmenter.save wrote"
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                if "header" not in archive:
-                    raise WeightsError(wrong)
-                header = json.loads(str(archive["header"]))
-                version = header["format"]
-                if version > FORMAT_VERSION:
-                    raise WeightsError(f"{path} has format {version}, newer than {FORMAT_VERSION}: update busutils")
-                arrays = {name: archive[name] for name in archive.files if name != "header"}
-            kind, params, state = header["class"], header["params"], header["state"]
-        except WeightsError:
+            return cls._from_archive(path, *_read_archive(path))
+        except (WeightsError, ImportError):
             raise
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            zipfile.BadZipFile,
-            EOFError,
-        ) as error:
+        except Exception as error:  # what a damaged file makes fail cannot be listed
+            wrong = f"{path} is not a file of saved weights, or is damaged: give one that Segmenter.save wrote"
             raise WeightsError(wrong) from error
+
+    @classmethod
+    def _from_archive(cls, path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Segmenter:
+        if header["format"] > FORMAT_VERSION:
+            raise WeightsError(f"{path} has format {header['format']}, newer than {FORMAT_VERSION}: update busutils")
         for module in ("constant", "kmeans", "training", "ensemble"):  # each makes its method known
             importlib.import_module(f"busutils.models.{module}")
-        if kind not in Segmenter._classes:
-            raise WeightsError(f"{path} holds an unknown method {kind!r}: update busutils")
-        subclass = Segmenter._classes[kind]
+        if header["class"] not in Segmenter._classes:
+            raise WeightsError(f"{path} holds an unknown method {header['class']!r}: update busutils")
+        subclass = Segmenter._classes[header["class"]]
         if not issubclass(subclass, cls):
-            raise WeightsError(f"{path} holds a {kind}, not a {cls.__name__}: load it with busutils.models.load")
-        known = set(inspect.signature(subclass.__init__).parameters)
-        if unknown := sorted(set(params) - known):
+            raise WeightsError(
+                f"{path} holds a {header['class']}, not a {cls.__name__}: load it with busutils.models.load"
+            )
+        if unknown := sorted(set(header["params"]) - set(subclass._get_param_names())):
             raise WeightsError(f"{path} has unknown settings {', '.join(unknown)}: it was written by another version")
         # JSON has no tuples; scikit-learn wants parameters kept as they came.
-        segmenter = subclass(**{name: tuple(v) if isinstance(v, list) else v for name, v in params.items()})
+        segmenter = subclass(**{name: tuple(v) if isinstance(v, list) else v for name, v in header["params"].items()})
+        with contextlib.suppress(WeightsError):  # the weights that the training began with may be gone by now
+            segmenter.check_settings()
+        segmenter._check_bounds()  # before memory is taken; and again what the file's state says
         arrays = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()}
         segmenter._set_arrays(arrays)
-        segmenter._set_state(state)
+        segmenter._set_state(header["state"])
+        if not all(np.isfinite(values).all() for values in arrays.values()):
+            raise WeightsError(f"{path} holds weights that are no finite numbers: train or save it again")
+        segmenter._check_bounds()
         segmenter.fitted_ = True
         return segmenter
+
+    def _check_bounds(self) -> None:
+        """Refuse what a file says of size and thresholds, where memory would not suffice or nothing would be found."""
+        if not isinstance(self.size, int) or not 1 <= self.size <= MAX_SIZE:
+            raise WeightsError(f"the size must be a whole number from 1 to {MAX_SIZE}, the file says {self.size!r}")
+        shares = {"threshold": self.threshold_, "min_confidence": self.min_confidence_, "min_area": self.min_area}
+        for name, value in shares.items():
+            if not 0 <= value <= 1:  # nor is NaN
+                raise WeightsError(f"{name} must lie in [0, 1], the file says {value!r}")
+
+
+def _read_archive(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a saved segmenter, whose sizes are looked at before memory is taken."""
+    arrays: dict[str, np.ndarray] = {}
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+            raise WeightsError(f"{path} unpacks to more than {MAX_BYTES / 2**30:g} GiB: it is no file of saved weights")
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError(f"{entry.filename} is written in another way than by numpy.savez")
+                shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+                if dtype.hasobject or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+                    raise ValueError(f"{entry.filename} has another size than it says")
+                if entry.filename == "header.npy" and entry.file_size > MAX_HEADER_BYTES:
+                    raise ValueError("the header is too long")
+                values = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if by_column else "C")
+            arrays[entry.filename.removesuffix(".npy")] = values
+    return json.loads(str(arrays.pop("header"))), arrays
+
+
+def _halved(values: np.ndarray) -> np.ndarray:
+    return values if np.abs(values).max(initial=0) > np.finfo(np.float16).max else values.astype(np.float16)
 
 
 def load(path: str | os.PathLike[str]) -> Segmenter:

@@ -298,6 +298,10 @@ class UNetSegmenter(Segmenter):
         return {f"w{index:04d}": value for index, value in enumerate(self.network_.get_weights())}
 
     def _set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        # Known before anything is built: every level convolves its own channels, by windows of 3 x 3.
+        widths = self.filters if self.encoder is None else self.filters[:-1]
+        if 9 * sum(width**2 for width in widths) > sum(values.size for values in arrays.values()):
+            raise WeightsError("the file holds fewer weights than the network that it describes: it is damaged")
         network = self._build()
         weights = [arrays[name] for name in sorted(arrays)]
         expected = [tuple(weight.shape) for weight in network.weights]
