@@ -17,6 +17,7 @@ import pandas as pd
 import busutils
 from busutils import datasets, jobs
 from busutils.datasets import LesionDataset
+from busutils.errors import BusutilsError
 from busutils.evaluation.evaluate import evaluate
 from busutils.models.fitting import fit_on
 from busutils.models.segmenter import Segmenter
@@ -26,7 +27,7 @@ from busutils.models.weights import weights_file
 __all__ = ["BenchmarkSpec", "SpecError", "run_benchmark"]
 
 
-class SpecError(ValueError):
+class SpecError(BusutilsError):
     """A benchmark's description that cannot be carried out, and why."""
 
 

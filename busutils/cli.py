@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,12 +19,13 @@ from typing import Any
 import pandas as pd
 
 import busutils
-from busutils import datasets, lessons
+from busutils import datasets, jobs, lessons
+from busutils.errors import BusutilsError, MissingPackageError
 
 __all__ = ["main"]
 
 
-class CommandError(ValueError):
+class CommandError(BusutilsError):
     """A command that cannot be carried out as asked, and why."""
 
 
@@ -39,10 +42,17 @@ def _print(table: pd.DataFrame, as_json: bool = False) -> None:
 
 def _write(table: pd.DataFrame, path: str | None) -> None:
     if path:
-        from busutils.jobs import atomic_path
-
-        with atomic_path(path) as temporary:
+        with jobs.atomic_path(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def _check_writable(path: str) -> None:
+    """Refuse, before long work, a file that could not be written after it."""
+    if Path(path).is_dir():
+        raise CommandError(f"{path} is a folder: name the file to write")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=Path(path).parent):
+        pass
 
 
 def _say(text: str) -> None:
@@ -176,6 +186,8 @@ def _report(rows: Iterator[Any], n_files: int, out: str) -> int:
 def _train(args: argparse.Namespace) -> int:
     from busutils import evaluation, models
 
+    for path in filter(None, (args.out, args.log)):
+        _check_writable(path)
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
     given = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "precision", "start", "seed")}
@@ -217,7 +229,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ImportError("a cluster needs Dask: pip install 'busutils[cluster]'") from error
+        raise MissingPackageError("a cluster needs Dask: pip install 'busutils[cluster]'") from error
     with Client(address) as client:
         yield client
 
@@ -491,22 +503,44 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# What the system refuses: no permission, a full disk, a file where a folder is needed, a port in use.
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE}
+_REFUSALS |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Show warnings and the package's log as lines of this command, for its length only."""
+    logger, handler = logging.getLogger("busutils"), logging.StreamHandler()
+    level = logger.level
+    handler.setFormatter(logging.Formatter("busutils: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _say(f"busutils: note: {message}")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if all went well, 1 if part of the work failed, 2 if it could not be done at all."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(format="busutils: %(message)s")
-    logging.getLogger("busutils").setLevel(logging.INFO)  # other libraries only when something is wrong
-    logging.captureWarnings(False)
-    warnings.showwarning = lambda message, *_, **__: _say(f"busutils: note: {message}")
     try:
-        return args.run(args)
+        with _notes():
+            return args.run(args)
     except BrokenPipeError:  # whoever read our output has seen enough, as in `busutils datasets list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, ImportError, OSError, KeyError) as error:
-        # Our own errors are one sentence already. A bug deserves its traceback, which --debug would only hide.
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        _say(f"busutils: {text}")
+    except BusutilsError as error:  # one sentence already; anything else is a bug, and shows its traceback
+        _say(f"busutils: {error}")
+        return 2
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        _say(f"busutils: {error.filename or 'the system refused'}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
         _say("busutils: stopped; the same command takes it up again")

@@ -1,14 +1,18 @@
 """Long work in steps that can be stopped and taken up again.
 
-One idea: a step's result is kept in a file whose name is the **content** that went into it. Running the same step
+One idea: a step's result is kept in a file whose name is the **content and code** that went into it. Running the same step
 again finds the file; a step that was interrupted left nothing half-written behind and starts anew. The same map runs
 over the cores of one machine (joblib) or over the workers of a Dask cluster.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import errno
+import functools
 import hashlib
+import inspect
 import json
 import logging
 import math
@@ -19,13 +23,14 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import platformdirs
 
-__all__ = ["atomic_path", "cache_dir", "content_key", "in_order", "peak_memory_mb", "run"]
+__all__ = ["atomic_path", "cache_dir", "code_key", "content_key", "in_order", "peak_memory_mb", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +44,7 @@ def cache_dir() -> Path:
         It may not exist yet.
     """
     chosen = os.environ.get("BUSUTILS_CACHE_DIR")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("busutils", appauthor=False))
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("busutils", appauthor=False))
 
 
 def peak_memory_mb(*, children: bool = False) -> float:
@@ -87,6 +92,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole or not at all'
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and not a file to write", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
     os.close(handle)
@@ -108,8 +115,8 @@ def content_key(*parts: Any) -> str:
     Parameters
     ----------
     *parts
-        Numbers, strings, ``None``, NumPy arrays, paths, data frames, estimators (their class and parameters), and
-        sequences, sets and mappings of these.
+        Numbers, strings, ``None``, NumPy arrays, data frames, estimators (their parameters and the code of their class),
+        paths (what the file or folder holds, not its name), and sequences, sets and mappings of these.
 
     Returns
     -------
@@ -119,7 +126,9 @@ def content_key(*parts: Any) -> str:
     Raises
     ------
     TypeError
-        For a value whose content cannot be told from its printed form, such as a function.
+        For a value whose content cannot be read, such as a function: see :func:`code_key`.
+    OSError
+        If a path does not exist.
 
     Examples
     --------
@@ -141,7 +150,11 @@ def _feed(digest: Any, value: Any) -> None:
     elif isinstance(value, bytes):
         digest.update(f"bytes:{len(value)}:".encode() + value)
     elif isinstance(value, os.PathLike):
-        digest.update(f"path:{os.fspath(value)!r};".encode())
+        path = Path(value)
+        if path.is_dir():
+            _feed(digest, {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()})
+        else:
+            _feed(digest, path.read_bytes())
     elif isinstance(value, np.ndarray):
         if value.dtype == object:
             value = value.tolist()
@@ -163,10 +176,94 @@ def _feed(digest: Any, value: Any) -> None:
         for item in value:
             _feed(digest, item)
     elif hasattr(value, "get_params"):
-        digest.update(f"estimator:{type(value).__qualname__}:".encode())
+        digest.update(f"estimator:{type(value).__qualname__}:{code_key(type(value))}:".encode())
         _feed(digest, value.get_params())
     else:
         raise TypeError(f"cannot make a content key of a {type(value).__name__}: give its parameters instead")
+
+
+def code_key(step: Callable[..., Any] | type) -> str:
+    """Hash of the code that a function or class depends on; comments and docstrings do not count.
+
+    Parameters
+    ----------
+    step : callable or type
+        A function, a :func:`functools.partial` of one, or a class.
+
+    Returns
+    -------
+    str
+        Of its module, and of the modules of this package, of its own package and beside it that are imported from there.
+
+    Examples
+    --------
+    >>> code_key(content_key) == code_key(atomic_path)
+    True
+    """
+    while isinstance(step, functools.partial):
+        step = step.func
+    parts: Sequence[Any] = step.__mro__ if isinstance(step, type) else [step]
+    digest, files = hashlib.sha256(), set[Path]()
+    for part in parts:
+        if part.__module__.split(".")[0] in ("builtins", "sklearn"):
+            continue
+        module = sys.modules.get(part.__module__)
+        file = Path(getattr(module, "__file__", None) or "")
+        if file.is_file():
+            files |= _files_behind(file, part.__module__)
+        else:  # typed into a notebook
+            functions = vars(part).values() if isinstance(part, type) else [part]
+            typed = [_instructions(f.__code__) for f in functions if inspect.isfunction(f)]
+            digest.update(repr(typed).encode())
+    for file in sorted(files):
+        digest.update(_without_remarks(file.read_bytes()))
+    return digest.hexdigest()[:40]
+
+
+def _instructions(code: CodeType) -> tuple[Any, ...]:
+    constants = [_instructions(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.co_code, code.co_names, constants
+
+
+def _files_behind(file: Path, name: str) -> set[Path]:
+    """A module's file, and those of the modules that it imports, and they in turn, as far as they may be edited here."""
+    own = {top: _folder_of(top) for top in {name.split(".")[0], __package__}}
+    found, todo = set[Path](), [file]
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for wanted in _imports(file.read_bytes()):
+            top, *inner = wanted.split(".")
+            place = own.get(top, file.parent / top).joinpath(*inner)
+            todo += [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+    return found
+
+
+def _folder_of(package: str) -> Path:
+    file = Path(getattr(sys.modules.get(package), "__file__", None) or package)
+    return file.parent if file.name == "__init__.py" else file.with_suffix("")
+
+
+@functools.cache
+def _imports(source: bytes) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+@functools.cache
+def _without_remarks(source: bytes) -> bytes:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree).encode()
 
 
 def _write(path: Path, result: Any) -> None:
@@ -174,7 +271,8 @@ def _write(path: Path, result: Any) -> None:
         if path.suffix == ".json":
             temporary.write_text(json.dumps(result, indent=1))
         elif path.suffix == ".csv":
-            result.to_csv(temporary, index=False)
+            types = [f"{name}|{kind}" for name, kind in result.dtypes.items()]
+            result.to_csv(temporary, index=False, header=types, na_rep=_MISSING)
         else:
             np.savez_compressed(temporary, **result)
 
@@ -183,11 +281,15 @@ def _read(path: Path) -> Any:
     if path.suffix == ".json":
         return json.loads(path.read_text())
     if path.suffix == ".csv":
-        return pd.read_csv(path)
+        columns = [name.rpartition("|") for name in pd.read_csv(path, nrows=0)]
+        types = {name: kind for name, _, kind in columns}
+        options = {"keep_default_na": False, "na_values": [_MISSING]}
+        return pd.read_csv(path, header=0, names=list(types), dtype=types, **options)
     with np.load(path, allow_pickle=False) as archive:
         return dict(archive)
 
 
+_MISSING = "\\N"
 _ENDINGS = (".json", ".csv", ".npz")
 
 
@@ -213,7 +315,8 @@ def run(
     step : callable
         A function of one item. With several processes or a cluster it must be importable.
     items : iterable
-        The items; with `keep` their content names the results, see :func:`content_key`.
+        The items; with `keep` their content and the code of `step` name the results, see :func:`content_key` and
+        :func:`code_key`.
     parts : Any, optional
         Further content on which the results depend, such as options bound into `step`.
     keep : bool, default True
@@ -255,7 +358,8 @@ def run(
 
     items = list(items)
     folder = Path(folder or cache_dir() / "jobs")
-    paths = [folder / f"{name}-{content_key(parts, item)[:20]}{ending}" if keep else None for item in items]
+    code = code_key(step) if keep else ""
+    paths = [folder / f"{name}-{content_key(code, parts, item)[:20]}{ending}" if keep else None for item in items]
     results: dict[int, Any] = {}
     for index, path in enumerate(paths):
         if path is not None and path.exists():

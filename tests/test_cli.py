@@ -2,9 +2,11 @@
 
 import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from busutils import cli, datasets, evaluation
+from busutils import cli, datasets, errors, evaluation
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +284,45 @@ def test_the_cache_tells_programs_its_place(capsys):
     status, out, _ = run(capsys, "datasets", "cache", "--json")
     assert status == 0
     assert set(json.loads(out)) == {"path", "entries", "bytes"}
+
+
+def test_warnings_and_logging_are_left_as_they_were(capsys, tmp_path):
+    before = warnings.showwarning, list(logging.getLogger().handlers), list(logging.getLogger("busutils").handlers)
+    assert cli.main(["datasets", "info", "stu"]) == 0
+    after = warnings.showwarning, list(logging.getLogger().handlers), list(logging.getLogger("busutils").handlers)
+    assert after == before
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, TypeError, ImportError, FileNotFoundError])
+def test_a_bug_shows_its_traceback(monkeypatch, error):
+    def broken(*_, **__):
+        raise error("a bug")
+
+    monkeypatch.setattr(cli.datasets, "info", broken)
+    with pytest.raises(error):
+        cli.main(["datasets", "info", "stu"])
+
+
+def test_what_the_user_can_put_right_is_one_sentence(capsys, monkeypatch):
+    def missing(*_, **__):
+        raise errors.MissingPackageError("it needs a package: pip install it")
+
+    monkeypatch.setattr(cli.datasets, "info", missing)
+    assert refused(capsys, "datasets", "info", "stu") == "busutils: it needs a package: pip install it"
+
+
+def test_a_table_that_cannot_be_written_is_one_sentence(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path, tmp_path / "file" / "table.csv"):
+        assert str(tmp_path) in refused(capsys, "datasets", "split", "phantom?n=12&size=64", "--out", out)
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_training(capsys, monkeypatch, tmp_path):
+    from busutils import models
+
+    monkeypatch.setattr(models, "fit_on", lambda *_, **__: pytest.fail("it trained"))
+    (tmp_path / "file").touch()
+    train = ("train", "--dataset", "phantom?n=12&size=64", "--epochs", 1)
+    for out in (tmp_path, tmp_path / "file" / "w.npz"):
+        assert str(tmp_path) in refused(capsys, *train, "--out", out)
+    assert str(tmp_path) in refused(capsys, *train, "--out", tmp_path / "w.npz", "--log", tmp_path)

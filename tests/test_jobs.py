@@ -1,10 +1,14 @@
+import importlib
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busutils import jobs
+from busutils import datasets, jobs
 from busutils.models import KMeansSegmenter
 
 
@@ -115,3 +119,91 @@ def test_run_keeps_order_and_takes_up_where_it_was_stopped(tmp_path, n_jobs):
 def test_run_keeps_results_of_other_options_apart(tmp_path):
     assert jobs.run("scale", lambda x: 2 * x, [1], parts=2, folder=tmp_path) == [2]
     assert jobs.run("scale", lambda x: 3 * x, [1], parts=3, folder=tmp_path) == [3]
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Write a small package and import it anew, as another process would after an edit."""
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+
+    def write(step="x * helper.FACTOR", factor=2, remark=""):
+        folder = tmp_path / "code" / "own_steps"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "__init__.py").touch()
+        (folder / "helper.py").write_text(f"FACTOR = {factor}\n")
+        text = f'from own_steps import helper\n\n\ndef step(x):\n    """{remark}"""\n    return {step}  # {remark}\n'
+        (folder / "steps.py").write_text(text)
+        for name in [name for name in sys.modules if name.startswith("own_steps")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        return importlib.import_module("own_steps.steps").step
+
+    return write
+
+
+def test_an_edited_step_is_computed_anew(tmp_path, own_module):
+    assert jobs.run("own", own_module(), [3], folder=tmp_path / "kept") == [6]
+    assert jobs.run("own", own_module("x + helper.FACTOR"), [3], folder=tmp_path / "kept") == [5]
+    assert jobs.run("own", own_module("x + helper.FACTOR", factor=4), [3], folder=tmp_path / "kept") == [7]
+
+
+def test_comments_and_docstrings_do_not_count_as_edits(tmp_path, own_module):
+    keys = {jobs.code_key(own_module(remark=remark)) for remark in ("", "a word", "another word")}
+    assert len(keys) == 1
+
+
+def test_a_step_without_a_file_counts_by_its_instructions():
+    keys = set()
+    for text in ("lambda x: [i + 1 for i in x]", "lambda x: [i + 1 for i in x]", "lambda x: [i + 2 for i in x]"):
+        keys.add(jobs.code_key(eval(text, {"__name__": "typed"})))
+    assert len(keys) == 2
+
+
+def test_a_method_s_code_is_part_of_its_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = set()
+    for value in (1, 2):
+        lines = ["from sklearn.base import BaseEstimator", "", "", "class Own(BaseEstimator):"]
+        (tmp_path / "own_method.py").write_text(
+            "\n".join([*lines, "    def fit(self):", f"        return {value}", ""])
+        )
+        sys.modules.pop("own_method", None)
+        importlib.invalidate_caches()
+        keys.add(jobs.content_key(importlib.import_module("own_method").Own()))
+    assert len(keys) == 2
+
+
+def test_paths_count_by_what_they_hold(tmp_path):
+    first, second, folder = tmp_path / "a.bin", tmp_path / "b.bin", tmp_path / "folder"
+    folder.mkdir()
+    first.write_bytes(b"one")
+    second.write_bytes(b"one")
+    (folder / "c.bin").write_bytes(b"one")
+    assert jobs.content_key(first) == jobs.content_key(second)
+    before = jobs.content_key(first), jobs.content_key(folder)
+    first.write_bytes(b"two")
+    (folder / "c.bin").write_bytes(b"two")
+    assert jobs.content_key(first) != before[0]
+    assert jobs.content_key(folder) != before[1]
+    with pytest.raises(FileNotFoundError):
+        jobs.content_key(tmp_path / "gone")
+
+
+def test_a_kept_table_comes_back_with_its_types(tmp_path):
+    table = pd.DataFrame(
+        {
+            "id": ["000001", "1e5", "NA", ""],
+            "n": [1, 2, 3, 4],
+            "dice": [0.1, 1 / 3, np.nan, np.inf],
+            "found": [True, False, True, True],
+            "label": ["x", None, "nan", 'a,"b"'],
+        }
+    )
+    (kept,) = jobs.run("table", lambda _: table, [1], ending=".csv", folder=tmp_path)
+    pd.testing.assert_frame_equal(kept, table)
+
+
+def test_the_cache_folder_may_be_given_from_the_home_folder(monkeypatch):
+    monkeypatch.setenv("BUSUTILS_CACHE_DIR", "~/cache")
+    assert jobs.cache_dir() == Path.home() / "cache"
+    assert datasets.cache_dir() == Path.home() / "cache" / "arrays"

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from busutils import metrics
 
@@ -102,3 +103,16 @@ def test_bad_input_is_refused_with_a_reason(mask, pred, words):
     for score in (metrics.dice, metrics.iou, metrics.hd95, metrics.nsd, metrics.accuracy):
         with pytest.raises(ValueError, match=words):
             score(mask, pred)
+
+
+def test_scores_measure_distances_once(monkeypatch):
+    calls = []
+    distances = metrics._boundary_distances
+    monkeypatch.setattr(metrics, "_boundary_distances", lambda *args: calls.append(1) or distances(*args))
+    rng = np.random.default_rng(0)
+    mask, pred = (ndimage.gaussian_filter(rng.random((64, 80)), 6) > 0.5 for _ in range(2))
+    row = metrics.scores(mask, pred, spacing=0.3)
+    assert len(calls) == 1
+    assert row["hd95"] == metrics.hd95(mask, pred, spacing=0.3)
+    assert row["assd"] == metrics.assd(mask, pred, spacing=0.3)
+    assert row["nsd"] == metrics.nsd(mask, pred, tolerance=0.6, spacing=0.3)

@@ -68,3 +68,15 @@ def test_descriptors_follow_the_images_whatever_the_order_of_the_rows():
     assert set(told["scanner"]) == {"clinic"}
     assert tuple(told["contrast"].cat.categories) == CONTRAST_BANDS
     assert evaluation.add_size_band(told)["size"].equals(told["size"])
+
+
+def test_descriptors_find_the_images_of_a_set_by_its_key():
+    portable = datasets.load("phantom?n=4&size=64&scanner=portable")
+    table = pd.DataFrame({"id": datasets.concatenate(portable).ids, "mask_area": 0.1})
+    assert len(add_descriptors(table, portable, 64)) == 4
+
+
+def test_a_table_of_other_images_is_refused():
+    table = pd.DataFrame({"id": ["busi:benign (1)"], "mask_area": [0.1]})
+    with pytest.raises(evaluation.EvaluationError, match="none of"):
+        add_descriptors(table, datasets.load("phantom?n=2&size=64"), 64)

@@ -27,6 +27,7 @@ from scipy import ndimage
 from busutils.app import predict
 from busutils.app.predict import Prediction
 from busutils.datasets import DatasetError
+from busutils.errors import BusutilsError
 from busutils.explain.uncertainty import entropy
 from busutils.io import Image, read_images
 from busutils.metrics import dice
@@ -61,7 +62,7 @@ _NUMBERS = (
 )
 
 
-class Refused(ValueError):
+class Refused(BusutilsError):
     """A file the page does not take, and why, in words for whoever sent it."""
 
 

@@ -33,6 +33,7 @@ import joblib
 import numpy as np
 
 from busutils import jobs
+from busutils.errors import BusutilsError
 from busutils.models.segmenter import Segmenter, WeightsError, mean_of_views
 
 __all__ = [
@@ -62,7 +63,7 @@ _PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "keras": "keras"}
 _EXTRAS = {"openvino": "openvino", "onnx": "export", "keras": "tf"}
 
 
-class EngineError(ValueError):
+class EngineError(BusutilsError):
     """A wish for an engine that cannot be met, and why."""
 
 
@@ -123,7 +124,7 @@ class ExportedSegmenter(Segmenter):
         self.__init__(**state)
 
     def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
-        raise ValueError("an exported network cannot be trained: train a UNetSegmenter and export it")
+        raise BusutilsError("an exported network cannot be trained: train a UNetSegmenter and export it")
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         return mean_of_views(self._network_proba, squares, self.views)

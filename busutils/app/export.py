@@ -12,6 +12,7 @@ import numpy as np
 
 from busutils import jobs
 from busutils.app.engines import OnnxSegmenter, OpenVinoSegmenter, content_of
+from busutils.errors import BusutilsError, MissingPackageError
 from busutils.models.segmenter import Segmenter
 
 __all__ = ["OnnxSegmenter", "OpenVinoSegmenter", "export_network", "export_onnx"]
@@ -50,9 +51,9 @@ def export_network(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if segmenter.network_ is None and not segmenter.members_:
-        raise ValueError(f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter")
+        raise BusutilsError(f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter")
     if path.suffix not in (".onnx", ".xml"):
-        raise ValueError(f"an exported network ends in .onnx or, for OpenVINO, in .xml, not in {path.name!r}")
+        raise BusutilsError(f"an exported network ends in .onnx or, for OpenVINO, in .xml, not in {path.name!r}")
     if path.suffix == ".onnx":
         with jobs.atomic_path(path) as temporary:
             _write_onnx(segmenter, temporary)
@@ -60,7 +61,7 @@ def export_network(segmenter: Segmenter, path: str | os.PathLike[str]) -> Path:
     try:
         import openvino
     except ImportError as error:
-        raise ImportError("exports for OpenVINO need it: pip install 'busutils[export,openvino]'") from error
+        raise MissingPackageError("exports for OpenVINO need it: pip install 'busutils[export,openvino]'") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
         made = Path(folder) / "network.onnx"
@@ -107,7 +108,7 @@ def _write_onnx(segmenter: Any, path: Path) -> None:
         import onnx
         import tf2onnx  # noqa: F401  Keras needs it
     except ImportError as error:
-        raise ImportError("exports need further packages: pip install 'busutils[export]'") from error
+        raise MissingPackageError("exports need further packages: pip install 'busutils[export]'") from error
     from busutils.models.engine import keras, quiet_stderr
 
     networks = [_single_precision(member).network_ for member in segmenter.members_ or [segmenter]]

@@ -19,6 +19,7 @@ import PIL.Image
 from busutils import datasets
 from busutils.app import answers
 from busutils.app.answers import Answer, Refusal, Refused
+from busutils.errors import MissingPackageError
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image
 from busutils.models.segmenter import Segmenter
 
@@ -123,7 +124,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
     try:
         import gradio as gr
     except ImportError as error:
-        raise ImportError("the page needs Gradio: pip install 'busutils[app]'") from error
+        raise MissingPackageError("the page needs Gradio: pip install 'busutils[app]'") from error
 
     compared, shown = methods(segmenter), html.escape(Path(name).name)
     records = list(datasets.load("phantom", n=6, seed=2026))

@@ -23,6 +23,7 @@ import filelock
 from PIL import Image
 
 from busutils import jobs
+from busutils.errors import BusutilsError
 
 __all__ = ["PredictError", "Record", "Source", "only_run", "read_settings"]
 
@@ -32,7 +33,7 @@ TABLE, RECORD = "predictions.csv", "predictions.jsonl"
 _RESULT = re.compile(r"(.+?)(_f\d{4,})?_(mask|overlay)\.png")
 
 
-class PredictError(ValueError):
+class PredictError(BusutilsError):
     """A request for predictions that cannot be met, and why."""
 
 

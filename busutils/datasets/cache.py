@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import platformdirs
+
+from busutils import jobs
 
 if TYPE_CHECKING:
     from busutils.datasets.lesions import Record
@@ -32,14 +32,13 @@ class CacheInfo(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """Folder of the array cache: ``BUSUTILS_CACHE_DIR``, or the place the system keeps for caches.
+    """Folder of the array cache, in :func:`busutils.jobs.cache_dir`.
 
     Returns
     -------
     Path
     """
-    override = os.environ.get("BUSUTILS_CACHE_DIR")
-    return (Path(override) if override else Path(platformdirs.user_cache_dir("busutils"))) / "arrays"
+    return jobs.cache_dir() / "arrays"
 
 
 def cache_info() -> CacheInfo:

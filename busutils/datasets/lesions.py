@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from busutils.datasets import cache, splits
+from busutils.errors import BusutilsError
 from busutils.io import (
     DatasetError,
     PixelSource,
@@ -69,7 +70,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.label not in LABELS:
-            raise ValueError(f"label of {self.id!r} is {self.label!r}; it must be one of {', '.join(LABELS)}.")
+            raise BusutilsError(f"label of {self.id!r} is {self.label!r}; it must be one of {', '.join(LABELS)}.")
 
 
 def read_record(record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +222,7 @@ class LesionDataset:
             index = np.zeros(0, int)
         elif chosen.dtype == bool:
             if chosen.shape != (len(self),):
-                raise ValueError(f"the mask has shape {chosen.shape}, the set has {len(self)} records.")
+                raise BusutilsError(f"the mask has shape {chosen.shape}, the set has {len(self)} records.")
             index = np.flatnonzero(chosen)
         elif np.issubdtype(chosen.dtype, np.integer):
             index = np.arange(len(self))[chosen]
@@ -401,7 +402,9 @@ class LesionDataset:
         """
         folds = self.folds()
         if not (folds == fold).any():
-            raise ValueError(f"{self.name} has no fold {fold!r}; folds here: {', '.join(map(str, np.unique(folds)))}.")
+            raise BusutilsError(
+                f"{self.name} has no fold {fold!r}; folds here: {', '.join(map(str, np.unique(folds)))}."
+            )
         train, test = self.subset(folds != fold), self.subset(folds == fold)
         splits.check_no_leak(train.groups, test.groups)
         return train, test

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from busutils import phantom
 from busutils.datasets.lesions import LesionDataset, Record
+from busutils.errors import BusutilsError
 from busutils.phantom.simulator import check_count, check_options, check_share
 
 
@@ -177,7 +178,7 @@ def write_phantoms(dataset: LesionDataset, out: str | os.PathLike) -> Path:
     out = Path(out)
     target = out / "Dataset_BUSI_with_GT"
     if target.exists():
-        raise ValueError(f"{target} is there already: give another folder or remove it")
+        raise BusutilsError(f"{target} is there already: give another folder or remove it")
     out.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=".phantoms-", dir=out))
     try:

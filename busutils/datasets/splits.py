@@ -9,8 +9,10 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
+from busutils.errors import BusutilsError
 
-class LeakError(ValueError):
+
+class LeakError(BusutilsError):
     """A group has images on both sides of a split."""
 
 
@@ -49,9 +51,9 @@ def grouped_folds(
     """
     groups, labels = np.asarray(groups), np.asarray(labels)
     if groups.shape != labels.shape or groups.ndim != 1:
-        raise ValueError(f"groups and labels must have one length, got {groups.shape} and {labels.shape}.")
+        raise BusutilsError(f"groups and labels must have one length, got {groups.shape} and {labels.shape}.")
     if n_folds < 2:
-        raise ValueError(f"n_folds must be at least 2, got {n_folds}.")
+        raise BusutilsError(f"n_folds must be at least 2, got {n_folds}.")
     if groups.size == 0:
         return np.zeros(0, int)
     _, group_of = np.unique(groups, return_inverse=True)

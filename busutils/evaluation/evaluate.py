@@ -13,6 +13,7 @@ from PIL import Image
 
 from busutils import metrics
 from busutils.datasets import LesionDataset
+from busutils.errors import BusutilsError
 from busutils.evaluation.statistics import bootstrap_mean
 from busutils.io import read_image, resize_mask
 from busutils.models.segmenter import Segmenter
@@ -34,7 +35,7 @@ ENTRY_HEAD = "| Method | Images | Dice | IoU | HD95, px | NSD | Missed | Specifi
 SCORES = ("dice", "iou", "precision", "recall", "accuracy", "hd95", "nsd")
 
 
-class EvaluationError(ValueError):
+class EvaluationError(BusutilsError):
     """Predictions that cannot be scored, and why."""
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import ndimage
 
 from busutils.datasets import LesionDataset
+from busutils.evaluation.evaluate import EvaluationError
 
 __all__ = ["CONTRAST_BANDS", "SIZE_BANDS", "add_descriptors", "add_size_band", "lesion_contrast"]
 
@@ -100,9 +101,16 @@ def add_descriptors(table: pd.DataFrame, dataset: LesionDataset, size: int = 256
     -------
     pandas.DataFrame
         The rows of images that the data set has, with ordered bands of size and of :func:`lesion_contrast`.
+
+    Raises
+    ------
+    EvaluationError
+        If the table holds none of the set's images.
     """
-    ids = table["id"].str.removeprefix(f"{dataset.name}:")
+    ids = table["id"].str.removeprefix(f"{dataset.key}:")
     dataset = dataset.subset(np.isin(dataset.ids, ids))
+    if not len(dataset):
+        raise EvaluationError(f"none of the table's images ({table['id'].iloc[0]}, …) is in {dataset.name}")
     images, masks = dataset.load_arrays(size)
     told = pd.DataFrame(
         {

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from busutils.errors import BusutilsError
+
 #: Largest image that is decoded, in pixels; the header is read first, so that a hostile file costs nothing.
 MAX_PIXELS = 50_000_000
 #: Largest sum over the frames of one file, in multiples of the limit of a frame. Frames are decoded one at a time, so
@@ -15,7 +17,7 @@ MAX_PIXELS = 50_000_000
 MAX_FULL_FRAMES = 20
 
 
-class DatasetError(ValueError):
+class DatasetError(BusutilsError):
     """An image, a mask or a set that cannot be used as it is; the message says what is wrong and what to do."""
 
 

@@ -7,6 +7,8 @@ import functools
 import numpy as np
 from scipy import sparse
 
+from busutils.errors import BusutilsError
+
 #: A mask may miss its image's size by this many pixels before it counts as a mask of another image.
 SIZE_SLACK_PX = 2
 
@@ -14,7 +16,7 @@ SIZE_SLACK_PX = 2
 def _target(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if np.isscalar(size) else size
     if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}.")
+        raise BusutilsError(f"size must be at least 1 pixel, got {size}.")
     return int(height), int(width)
 
 
@@ -79,7 +81,7 @@ def resize_image(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0:
-        raise ValueError(f"an image has two axes (H, W), got an array of shape {image.shape}.")
+        raise BusutilsError(f"an image has two axes (H, W), got an array of shape {image.shape}.")
     target = _target(size)
     if image.shape == target:
         return image.copy() if image.dtype == np.uint8 else image.astype(np.float32)
@@ -149,9 +151,9 @@ def resize_mask(
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.size == 0:
-        raise ValueError(f"a mask has two axes (H, W), got an array of shape {mask.shape}.")
+        raise BusutilsError(f"a mask has two axes (H, W), got an array of shape {mask.shape}.")
     if mask.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
-        raise ValueError(f"a mask is bool or uint8, got {mask.dtype}.")
+        raise BusutilsError(f"a mask is bool or uint8, got {mask.dtype}.")
     target = _target(size)
     grey = mask.dtype == np.uint8 and bool(((mask > 0) & (mask < 255)).any())
     larger = image_shape is not None and (

@@ -22,6 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from busutils import datasets, jobs
+from busutils.errors import BusutilsError
 from busutils.lessons.notebook import FIGURES_VARIABLE, RESULTS_VARIABLE
 
 __all__ = [
@@ -45,7 +46,7 @@ LESSONS = (
 )
 
 
-class LessonError(ValueError):
+class LessonError(BusutilsError):
     """A lesson that cannot be run as asked, and why."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from busutils.errors import BusutilsError
+
 __all__ = ["augment", "augment_batch"]
 
 
@@ -60,7 +62,7 @@ def strengths(given: float | tuple[float, float]) -> tuple[float, float]:
     """
     values = np.ravel(given).astype(float)
     if values.size not in (1, 2) or not (values >= 0).all():
-        raise ValueError(
+        raise BusutilsError(
             f"augmentation {given!r} must be a number of at least 0, or two: for geometry and for grey values"
         )
     return float(values[0]), float(values[-1])

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from busutils.errors import BusutilsError
 from busutils.io import resize_mask
 from busutils.models.segmenter import Segmenter, WeightsError
 
@@ -49,7 +50,7 @@ class ConstantMaskSegmenter(Segmenter):
         squares = np.stack([resize_mask(mask, self.size) for mask in masks or []])
         squares = squares[squares.any(axis=(1, 2))]
         if not len(squares):
-            raise ValueError("no training mask shows a lesion: fit on images with lesions")
+            raise BusutilsError("no training mask shows a lesion: fit on images with lesions")
         self.mean_mask_ = squares.mean(axis=0, dtype=np.float32)
         areas = squares.sum(axis=(1, 2))
         flat = squares.reshape(len(squares), -1)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from busutils.errors import BusutilsError
 from busutils.models.engine import keras
 from busutils.models.segmenter import WeightsError
 
@@ -118,14 +119,14 @@ def feature_maps(image, encoder: str) -> list:
     layer_of = {layer.output.shape[1]: layer for layer in _application(encoder, None, image).layers}
     sides = [image.shape[1] >> halvings for halvings in range(1, 6)]
     if not all(side in layer_of for side in sides):
-        raise ValueError(f"{encoder} does not halve an image five times: choose another encoder")
+        raise BusutilsError(f"{encoder} does not halve an image five times: choose another encoder")
     return [layer_of[side].output for side in sides]
 
 
 def _application(encoder: str, weights: str | None, image=None) -> keras.Model:
     build = getattr(keras.applications, encoder, None)
     if not inspect.isfunction(build):
-        raise ValueError(
+        raise BusutilsError(
             f"unknown encoder {encoder!r}: choose {LITE0}, a class of keras.applications such as MobileNetV2, or None "
             "for a U-Net from scratch"
         )
@@ -283,6 +284,6 @@ def read_tensors(file: BinaryIO) -> dict[str, np.ndarray]:
 def _tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     if offset < 0 or min(strides, default=0) < 0 or last >= len(storage):
-        raise ValueError("a tensor reaches beyond its storage")
+        raise BusutilsError("a tensor reaches beyond its storage")
     steps = [stride * storage.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False).copy()

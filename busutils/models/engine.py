@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from busutils.errors import MissingPackageError
+
 __all__ = ["across_devices", "keras", "precision", "quiet_stderr"]
 
 
@@ -58,7 +60,7 @@ try:
             # A program with several networks compiles several functions, which TensorFlow takes for a mistake.
             logging.getLogger("tensorflow").addFilter(lambda note: "retracing" not in note.getMessage())
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         "networks need Keras 3 with an engine, which is not installed: pip install 'busutils[tf]' "
         "(or 'busutils[tf-cpu]' on Linux and Windows machines without a graphics card)"
     ) from error

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from busutils.errors import BusutilsError
 from busutils.models.segmenter import Segmenter, WeightsError
 from busutils.models.training import UNetSegmenter
 
@@ -83,11 +84,11 @@ class EnsembleSegmenter(Segmenter):
             If there is none, or they differ in what shapes their answers.
         """
         if not members:
-            raise ValueError("an ensemble needs at least one member: give fitted U-Nets")
+            raise BusutilsError("an ensemble needs at least one member: give fitted U-Nets")
         params = [{**member.get_params(deep=False), "filters": tuple(member.filters)} for member in members]
         differing = [name for name in _SHARED if any(own[name] != params[0][name] for own in params)]
         if differing:
-            raise ValueError(f"the members differ in {', '.join(differing)}: an ensemble takes U-Nets of one kind")
+            raise BusutilsError(f"the members differ in {', '.join(differing)}: an ensemble takes U-Nets of one kind")
         changes = {name: value for name, value in params[0].items() if name != "seed"}
         ensemble = cls(changes=changes, members=len(members), seed=params[0]["seed"])
         ensemble.members_ = list(members)
@@ -117,7 +118,7 @@ class EnsembleSegmenter(Segmenter):
     def check_settings(self) -> None:
         """Refuse settings that a training could only fail with; see :meth:`UNetSegmenter.check_settings`."""
         if self.members < 1:
-            raise ValueError(f"an ensemble needs at least one member, got {self.members}")
+            raise BusutilsError(f"an ensemble needs at least one member, got {self.members}")
         self._member(0).check_settings()
 
     def _fit(

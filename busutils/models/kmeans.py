@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_map
 from busutils.models.regions import (
     Region,
@@ -107,19 +108,19 @@ def kmeans_1d(values: np.ndarray, k: int) -> Clusters:
     (array([ 11., 201.]), array([12.]), 4.0)
     """
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+        raise BusutilsError(f"k must be at least 1, got {k}")
     values = np.asarray(values)
     if values.ndim == 2:
         if values.dtype != np.uint8:
-            raise ValueError(f"an image must be uint8 (0 to 255), got {values.dtype}: give a histogram instead")
+            raise BusutilsError(f"an image must be uint8 (0 to 255), got {values.dtype}: give a histogram instead")
         counts = np.bincount(values.ravel(), minlength=256)
     elif values.ndim == 1:
         counts = values
     else:
-        raise ValueError(f"give an image (H, W) or a histogram of counts, got shape {values.shape}")
+        raise BusutilsError(f"give an image (H, W) or a histogram of counts, got shape {values.shape}")
     levels = np.flatnonzero(counts)
     if not levels.size:
-        raise ValueError("there is no pixel to cluster")
+        raise BusutilsError("there is no pixel to cluster")
     weights = counts[levels].astype(float)
     n = levels.size
     k = min(k, n)
@@ -525,24 +526,24 @@ class KMeansSegmenter(Segmenter):
         5
         """
         if self.preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+            raise BusutilsError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.size < 8:
-            raise ValueError(f"size must be at least 8 pixels, got {self.size}")
+            raise BusutilsError(f"size must be at least 8 pixels, got {self.size}")
         given = {name: value for name, value in self.get_params(deep=False).items() if name in PRESETS[self.preset]}
         options = PRESETS[self.preset] | {name: value for name, value in given.items() if value is not None}
         for name, allowed in (("clustering", _CLUSTERINGS), ("choice", _CHOICES), ("contour", _CONTOURS)):
             if options[name] not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {options[name]!r}")
+                raise BusutilsError(f"{name} must be one of {', '.join(allowed)}, got {options[name]!r}")
         for name in ("median", "background", "reject"):
             if not isinstance(options[name], int | float) or not 0 <= options[name] < math.inf:
-                raise ValueError(f"{name} must be a number from 0 up, got {options[name]!r}")
+                raise BusutilsError(f"{name} must be a number from 0 up, got {options[name]!r}")
         if not options["k"] or min(options["k"]) < 2:
-            raise ValueError(f"k must name numbers of clusters from 2 up, such as (3, 4, 5), got {options['k']!r}")
+            raise BusutilsError(f"k must name numbers of clusters from 2 up, such as (3, 4, 5), got {options['k']!r}")
         if len(options["areas"]) != 2 or not 0 <= options["areas"][0] < options["areas"][1] <= 1:
-            raise ValueError(f"areas must be two rising shares of the image, got {options['areas']!r}")
+            raise BusutilsError(f"areas must be two rising shares of the image, got {options['areas']!r}")
         if isinstance(options["weights"], str):
             if options["weights"] not in WEIGHTS:
-                raise ValueError(
+                raise BusutilsError(
                     f"weights must be one of {', '.join(WEIGHTS)} or a mapping, got {options['weights']!r}"
                 )
             options["weights"] = WEIGHTS[options["weights"]]

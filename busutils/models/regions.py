@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from busutils.errors import BusutilsError
 from busutils.metrics import dice
 
 __all__ = [
@@ -338,7 +339,7 @@ def score_regions(features: Mapping[str, np.ndarray], weights: Mapping[str, floa
     array([0.5       , 0.88079708])
     """
     if unknown := sorted(set(weights) - set(features) - {"intercept"}):
-        raise ValueError(f"no such feature: {', '.join(unknown)}; there are {', '.join(sorted(features))}")
+        raise BusutilsError(f"no such feature: {', '.join(unknown)}; there are {', '.join(sorted(features))}")
     total = sum((weight * features[name] for name, weight in weights.items() if name != "intercept"), start=0.0)
     n_regions = len(next(iter(features.values()), ()))
     total = np.broadcast_to(np.asarray(total, dtype=float) + weights.get("intercept", 0.0), (n_regions,))

@@ -22,6 +22,7 @@ from scipy import ndimage
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
+from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_map
 from busutils.jobs import atomic_path
 
@@ -37,7 +38,7 @@ VIEWS = (1, 2, 4)  # how many test-time views a probability may be the mean of
 Images = np.ndarray | Sequence[np.ndarray]
 
 
-class WeightsError(ValueError):
+class WeightsError(BusutilsError):
     """A file of saved weights that cannot be used, and why."""
 
 
@@ -64,16 +65,18 @@ def check_images(images: Images) -> list[np.ndarray]:
     3
     """
     if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype != object:
-        raise ValueError("images must be a stack (N, H, W) or a list of images: for a single one give image[None]")
+        raise BusutilsError("images must be a stack (N, H, W) or a list of images: for a single one give image[None]")
     checked = []
     for index, image in enumerate(images):
         image = np.asarray(image)
         if image.ndim != 2:
-            raise ValueError(f"image {index} must be grey with shape (H, W), got {image.shape}")
+            raise BusutilsError(f"image {index} must be grey with shape (H, W), got {image.shape}")
         if image.dtype != np.uint8:
-            raise ValueError(f"image {index} must be uint8 (0 to 255), got {image.dtype}: rescale and convert it first")
+            raise BusutilsError(
+                f"image {index} must be uint8 (0 to 255), got {image.dtype}: rescale and convert it first"
+            )
         if image.size == 0:
-            raise ValueError(f"image {index} has no pixel: shape {image.shape}")
+            raise BusutilsError(f"image {index} has no pixel: shape {image.shape}")
         checked.append(image)
     return checked
 
@@ -81,10 +84,10 @@ def check_images(images: Images) -> list[np.ndarray]:
 def check_masks(masks: Images, images: list[np.ndarray]) -> list[np.ndarray]:
     """Check that there is one boolean mask of the right size for every image; return them as a list."""
     if len(masks) != len(images):
-        raise ValueError(f"{len(images)} images but {len(masks)} masks: give one mask an image")
+        raise BusutilsError(f"{len(images)} images but {len(masks)} masks: give one mask an image")
     for index, (mask, image) in enumerate(zip(masks, images, strict=True)):
         if np.asarray(mask).dtype != bool or np.shape(mask) != image.shape:
-            raise ValueError(
+            raise BusutilsError(
                 f"mask {index} must be boolean with its image's shape {image.shape}, "
                 f"got {np.asarray(mask).dtype} {np.shape(mask)}"
             )
@@ -174,7 +177,7 @@ def mean_of_views(
     (N, S, S) float32 ndarray
     """
     if views not in VIEWS:
-        raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}")
+        raise BusutilsError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}")
     total = proba(squares)
     if views >= 2:
         total = total + proba(squares[:, :, ::-1])[:, :, ::-1]
@@ -305,12 +308,12 @@ class Segmenter(BaseEstimator):
         """
         images = check_images(images)
         if not images:
-            raise ValueError("cannot fit on no image at all: check the subset you selected")
+            raise BusutilsError("cannot fit on no image at all: check the subset you selected")
         if self.supervised and masks is None:
-            raise ValueError(f"{type(self).__name__} learns from masks: call fit(images, masks)")
+            raise BusutilsError(f"{type(self).__name__} learns from masks: call fit(images, masks)")
         for name, values in (("groups", groups), ("sources", sources)):
             if values is not None and len(values) != len(images):
-                raise ValueError(f"{len(images)} images but {len(values)} {name}: give one of the {name} an image")
+                raise BusutilsError(f"{len(images)} images but {len(values)} {name}: give one of the {name} an image")
         seen = check_masks(masks, images) if self.supervised and masks is not None else None
         self._fit(images, seen, groups=groups, sources=sources, checkpoint=checkpoint, progress=progress)
         self.fitted_ = True
@@ -584,12 +587,12 @@ def _read_archive(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for entry in archive.infolist():
             with archive.open(entry) as file:
                 if np.lib.format.read_magic(file) != (1, 0):
-                    raise ValueError(f"{entry.filename} is written in another way than by numpy.savez")
+                    raise BusutilsError(f"{entry.filename} is written in another way than by numpy.savez")
                 shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
                 if dtype.hasobject or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
-                    raise ValueError(f"{entry.filename} has another size than it says")
+                    raise BusutilsError(f"{entry.filename} has another size than it says")
                 if entry.filename == "header.npy" and entry.file_size > MAX_HEADER_BYTES:
-                    raise ValueError("the header is too long")
+                    raise BusutilsError("the header is too long")
                 values = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if by_column else "C")
             arrays[entry.filename.removesuffix(".npy")] = values
     return json.loads(str(arrays.pop("header"))), arrays

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from busutils import jobs, metrics
+from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_mask
 from busutils.models.augment import augment_batch, strengths
 from busutils.models.segmenter import VIEWS, Segmenter, WeightsError, mean_of_views
@@ -204,7 +205,7 @@ class UNetSegmenter(Segmenter):
         256
         """
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r} of the U-Net: choose one of {', '.join(PRESETS)}")
+            raise BusutilsError(f"unknown preset {name!r} of the U-Net: choose one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
     @property
@@ -224,15 +225,15 @@ class UNetSegmenter(Segmenter):
         """
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise BusutilsError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.views not in VIEWS:
-            raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}")
+            raise BusutilsError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}")
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
+            raise BusutilsError(
                 f"validation_fraction is a share of the images, 0 or more and below 1, got {self.validation_fraction}"
             )
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+            raise BusutilsError(f"learning_rate must be above 0, got {self.learning_rate}")
         strengths(self.augmentation)
         if self.init_file is not None and not self.init_file.is_file():
             from busutils.models.weights import list_weights
@@ -285,7 +286,7 @@ class UNetSegmenter(Segmenter):
         truths = np.stack([resize_mask(mask, self.size) for mask in masks])
         held_out = validation_groups(groups, self.validation_fraction, self.seed)
         if held_out.all():
-            raise ValueError("no image is left to train on: there are too few groups for this validation_fraction")
+            raise BusutilsError("no image is left to train on: there are too few groups for this validation_fraction")
         self.validation_ = held_out
         Training(self, squares[~held_out], truths[~held_out], squares[held_out], truths[held_out]).run(
             checkpoint, progress

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from busutils.errors import BusutilsError
 from busutils.models.engine import keras
 
 __all__ = ["describe", "unet"]
@@ -77,12 +78,12 @@ def unet(
     """
     n_levels = len(filters)
     if encoder is not None and n_levels != 5:
-        raise ValueError(f"a U-Net with this encoder has 5 levels, but filters has {n_levels} entries")
+        raise BusutilsError(f"a U-Net with this encoder has 5 levels, but filters has {n_levels} entries")
     halvings = n_levels - 1 if encoder is None else n_levels
     if n_levels < 2:
-        raise ValueError(f"a U-Net needs at least 2 levels, but filters has {n_levels} entries")
+        raise BusutilsError(f"a U-Net needs at least 2 levels, but filters has {n_levels} entries")
     if size % 2**halvings:
-        raise ValueError(f"a U-Net of {n_levels} levels needs a size divisible by {2**halvings}, got {size}")
+        raise BusutilsError(f"a U-Net of {n_levels} levels needs a size divisible by {2**halvings}, got {size}")
     seeds = itertools.count(1000 * seed)
     image = keras.Input((size, size, 1), name="image")
     # Zero mean and unit variance image by image: gain and exposure differ between scanners.

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import fft, ndimage, sparse
 
+from busutils.errors import BusutilsError
+
 SPEED_OF_SOUND = 1.54
 """Speed of sound in soft tissue, mm per microsecond."""
 
@@ -149,7 +151,7 @@ def scanner_preset(scanner: str | Scanner) -> Scanner:
     if isinstance(scanner, Scanner):
         return scanner
     if scanner not in PRESETS:
-        raise ValueError(f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner")
+        raise BusutilsError(f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner")
     return PRESETS[scanner]
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
+from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_mask
 from busutils.phantom import tissue
 from busutils.phantom.marks import draw_marks
@@ -102,14 +103,14 @@ def _generator(seed: int, index: int, stream: int, *more: int) -> np.random.Gene
 def check_count(name: str, value: int, least: int) -> int:
     """Refuse an option that is no whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise BusutilsError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(value)
 
 
 def check_share(name: str, value: float) -> float:
     """Refuse an option that is no share between 0 and 1."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share between 0 and 1, got {value!r}")
+        raise BusutilsError(f"{name} is a share between 0 and 1, got {value!r}")
     return float(value)
 
 
@@ -123,7 +124,7 @@ def scene_of(index: int, *, seed: int = 0, kind: str | None = None) -> tissue.Sc
 def check_options(seed: int, size: int, scanner: str | Scanner, kind: str | None) -> tuple[int, int, Scanner]:
     """Refuse a seed, size, scanner or kind that cannot be simulated; the scanner\'s settings come back."""
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
+        raise BusutilsError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
     return check_count("seed", seed, 0), check_count("size", size, 32), scanner_preset(scanner)
 
 
@@ -246,7 +247,7 @@ def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarra
     height, width = made.mask.shape
     cell = (made.scene.depth / height, made.scene.width / width)
     if not np.allclose(cell, made.spacing):
-        raise ValueError("the structures of a near-copy are not known: simulate it with copy=0")
+        raise BusutilsError("the structures of a near-copy are not known: simulate it with copy=0")
     loss = tissue.lesion_loss(made.scene, (height, width))
     outside = ndimage.distance_transform_edt(~made.mask) if made.mask.any() else np.full(made.mask.shape, np.inf)
     inside = ndimage.distance_transform_edt(made.mask)

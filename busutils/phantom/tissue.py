@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import sparse
 
+from busutils.errors import BusutilsError
+
 KINDS = ("cyst", "fibroadenoma", "isoechoic", "multiple", "spiculated", "microlobulated", "normal")
 """What an image may show. The first four are benign, the next two malignant."""
 
@@ -281,7 +283,7 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
             "echo_pattern": "hypoechoic",
         }
     else:
-        raise ValueError(f"unknown kind of lesion {kind!r}: choose one of {', '.join(KINDS)}")
+        raise BusutilsError(f"unknown kind of lesion {kind!r}: choose one of {', '.join(KINDS)}")
     words.setdefault(
         "posterior",
         "enhancement" if lesion.attenuation < -0.2 else "shadowing" if lesion.attenuation > 0.3 else "none",
