@@ -57,7 +57,7 @@ def upload(client: httpx.Client, name: str, content: bytes) -> httpx.Response:
 def segment(client: httpx.Client, name: str, content: bytes) -> str:
     """The page's answer to an upload, as a browser gets it: HTML, or an exception."""
     path = upload(client, name, content).raise_for_status().json()[0]
-    payload = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, 0]}
+    payload = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, 0, 0]}
     event = client.post("/gradio_api/call/segment", json=payload).raise_for_status().json()["event_id"]
     events = client.get(f"/gradio_api/call/segment/{event}").raise_for_status().text
     if "event: complete" not in events:

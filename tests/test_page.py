@@ -88,12 +88,12 @@ def test_measurements_are_in_millimetres_where_the_size_of_a_pixel_is_known():
 def test_a_method_without_probabilities_claims_none():
     row = one_answer().rows["K-Means, best"]
     assert row.confidence is None
-    assert row.doubt is None
+    assert row.uncertainty is None
 
 
 def test_an_empty_mask_is_no_all_clear():
     answer = answers.examine({"U-Net": Bright()}, limits.Image(np.zeros((64, 64), np.uint8)), "dark.png")
-    assert "no statement that nothing is there" in answers.answer_page(answer)
+    assert "does not mean that nothing is there" in answers.answer_page(answer)
 
 
 def test_a_screen_reader_is_told_what_the_pictures_show():
@@ -143,6 +143,37 @@ def test_a_batch_keeps_files_of_one_name_apart_and_names_what_failed(tmp_path):
     assert rows[2]["error"]
 
 
+def test_all_frames_of_a_clip_are_in_a_batch(tmp_path, monkeypatch):
+    frames = [Image.fromarray(scene(left=left)) for left in (5, 15, 25)]
+    frames[0].save(tmp_path / "clip.tif", save_all=True, append_images=frames[1:])
+    files = [str(tmp_path / "clip.tif"), str(save(tmp_path, "scan.png", scene()))]
+    compared = {"U-Net": Bright()}
+    shown = links(answers.batch_page(page._examine_all(compared, files)))
+    archive = zipfile.ZipFile(io.BytesIO(shown["busutils_masks.zip"]))
+    names = [f"clip_f000{number}_u-net_mask.png" for number in (1, 2, 3)]
+    assert sorted(archive.namelist()) == [*names, "measurements.csv", "scan_u-net_mask.png"]
+    for name, frame in zip(names, frames, strict=True):
+        mask = np.asarray(Image.open(archive.open(name))) == 255
+        np.testing.assert_array_equal(mask, np.asarray(frame) > 100)
+    rows = list(csv.DictReader(io.StringIO(shown["busutils_measurements.csv"].decode())))
+    assert [row["frame"] for row in rows] == ["1", "2", "3", ""]
+    monkeypatch.setattr(page, "MAX_FRAMES", 2)
+    *_, refusal, single = page._examine_all(compared, files)
+    assert isinstance(refusal, answers.Refusal) and "busutils predict" in refusal.reason
+    assert single.name == "scan"
+
+
+def test_a_clip_that_breaks_off_keeps_its_whole_frames(tmp_path, monkeypatch):
+    def broken(path, **_):
+        yield limits.Image(scene(), frame=1)
+        raise limits.DatasetError(f"{path} is cut short")
+
+    monkeypatch.setattr(answers, "read_images", broken)
+    first, second = page._examine_all({"U-Net": Bright()}, [str(tmp_path / "clip.tif")])
+    assert first.rows["U-Net"].frame == 1
+    assert second == answers.Refusal("clip.tif", "clip.tif is cut short")
+
+
 def test_refusals_are_clear_and_name_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_PIXELS", 5000)
     (tmp_path / "letter.png").write_bytes(b"Dear Sir or Madam")
@@ -155,7 +186,7 @@ def test_refusals_are_clear_and_name_no_folder(tmp_path, monkeypatch):
         "gone.png": "gone",
     }.items():
         with pytest.raises(answers.Refused, match=words) as refused:
-            answers.read_upload(tmp_path / name)
+            next(answers.read_upload(tmp_path / name))
         assert str(refused.value).startswith(name)
         assert str(tmp_path) not in str(refused.value)
         assert "busutils." not in str(refused.value)
@@ -164,7 +195,7 @@ def test_refusals_are_clear_and_name_no_folder(tmp_path, monkeypatch):
 def test_of_a_clip_the_first_frame_is_shown_and_said(tmp_path):
     first, second = (Image.fromarray(scene(left=left)) for left in (5, 25))
     first.save(tmp_path / "clip.tif", save_all=True, append_images=[second])
-    frame = answers.read_upload(tmp_path / "clip.tif", spacing=(0.1, 0.1))
+    frame = next(answers.read_upload(tmp_path / "clip.tif", spacing=(0.1, 0.1)))
     np.testing.assert_array_equal(frame.pixels, scene(left=5))
     assert frame.spacing == (0.1, 0.1)
     assert "this is the first" in answers.summary(answers.examine({"U-Net": Bright()}, frame, "clip.tif"))
@@ -182,16 +213,20 @@ def test_the_model_s_card_is_shown():
 
 def ask(headers=(), chunks=(b"",), limit=1000):
     """What the guard lets through to an application that reads all it is sent, and what goes back."""
+    applications = pytest.importorskip("starlette.applications", reason="the extra 'app' is not installed")
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
     read, sent = [], []
 
-    async def application(scope, receive, send):
-        more = True
-        while more:
-            message = await receive()
-            read.append(message["body"])
-            more = message["more_body"]
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"ok"})
+    async def swallow(request):
+        async for chunk in request.stream():
+            read.append(chunk)
+        return PlainTextResponse("ok")
+
+    routes = [Route("/", swallow, methods=["POST"])]
+    application = applications.Starlette(routes=routes, middleware=[Middleware(page.Guard, limit=limit)])
 
     waiting = [{"type": "http.request", "body": c, "more_body": True} for c in chunks]
     waiting[-1]["more_body"] = False
@@ -202,7 +237,8 @@ def ask(headers=(), chunks=(b"",), limit=1000):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(page.Guard(application, limit)({"type": "http", "headers": list(headers)}, receive, send))
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": list(headers)}
+    asyncio.run(application(scope, receive, send))
     return read, sent[0]["status"], dict(sent[0]["headers"])
 
 
@@ -257,8 +293,8 @@ def upload(address, name, content):
     )
 
 
-def segment(address, path, mm_per_px=0):
-    payload = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, mm_per_px]}
+def segment(address, path, spacing=(0, 0)):
+    payload = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, *spacing]}
     _, reply = fetch(
         f"{address}gradio_api/call/segment", json.dumps(payload).encode(), [("Content-Type", "application/json")]
     )
@@ -281,6 +317,28 @@ def test_an_upload_is_answered(address):
     (text,) = json.loads(events.split("data: ", 1)[1])
     mask = np.asarray(Image.open(io.BytesIO(links(text)["scan_u-net_mask.png"])))
     np.testing.assert_array_equal(mask == 255, scene() > 100)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "sides"), [((0.1, 0.2), (0.1, 0.2)), ((0.1, 0), (0.1, 0.1)), ((0, 0.2), (0.2, 0.2)), ((0, 0), None)]
+)
+def test_pixels_need_not_be_square(address, spacing, sides):
+    path = json.loads(upload(address, "scan.png", png(scene()))[1])[0]
+    (text,) = json.loads(segment(address, path, spacing).split("event: complete\ndata: ")[1].splitlines()[0])
+    row = next(csv.DictReader(io.StringIO(links(text)["scan_measurements.csv"].decode())))
+    if sides is None:
+        assert row["longest_axis_mm"] == row["area_mm2"] == ""
+    else:
+        # From the middle of one outer edge to that of another, in a box of 20 by 30 pixels.
+        ends = max(np.hypot(19 * sides[0], 30 * sides[1]), np.hypot(20 * sides[0], 29 * sides[1]))
+        assert float(row["longest_axis_mm"]) == pytest.approx(ends, abs=0.001)
+        assert float(row["area_mm2"]) == pytest.approx(600 * sides[0] * sides[1])
+
+
+def test_a_used_port_is_one_sentence(address):
+    port = urllib.parse.urlsplit(address).port
+    with pytest.raises(page.PageError, match=rf"port {port} .*--port"), page.serving(Bright(), port=port):
+        pass
 
 
 def test_large_uploads_are_refused(address):
@@ -401,6 +459,23 @@ def test_a_dicom_file_is_measured_in_its_own_millimetres(visitor, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["upload", "sample"])
+def test_the_answer_is_seen_at_once_on_a_phone(visitor, tmp_path, way):
+    tab = visitor(390, 844)
+    if way == "upload":
+        tab.set_input_files("#file input[type=file]", save(tmp_path, "scan.png", scene()))
+    else:
+        tab.get_by_role("button", name="Thumbnail 1 of 6").click()
+    tab.wait_for_selector("#answer .figures")
+    tab.wait_for_timeout(500)  # until nothing moves any more
+    for part in ("#answer h2", "#answer .summary"):
+        box = tab.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 844, part
+    picture = tab.locator("#answer .stack").first.bounding_box()
+    assert 0 <= picture["y"] <= 844 - picture["height"] / 2
+
+
+@pytest.mark.slow
 def test_opacity_changes_without_the_server(visitor, tmp_path):
     tab = visitor()
     tab.set_input_files("#file input[type=file]", save(tmp_path, "scan.png", scene()))
@@ -420,7 +495,7 @@ def test_a_batch_gives_an_archive(visitor, tmp_path):
     tab.locator("#files").get_by_text("broken").wait_for()
     tab.click("#segment-all")
     tab.wait_for_selector("#batch-answer table")
-    assert "2 of 3 files" in tab.inner_text("#batch-answer")
+    assert "2 images segmented, 1 refused." in tab.inner_text("#batch-answer")
     with tab.expect_download() as download:
         tab.get_by_role("link", name="Masks and table").click()
     assert len(zipfile.ZipFile(download.value.path()).namelist()) == 5

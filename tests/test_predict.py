@@ -102,10 +102,10 @@ def test_the_longest_axis_of_a_disc_is_its_diameter_and_of_a_bar_its_length(turn
     assert row.longest_axis_mm == pytest.approx(140 * (0.2 if turn % 2 == 0 else 0.1))
 
 
-def test_an_empty_mask_has_no_box_no_axis_and_full_doubt():
+def test_an_empty_mask_has_no_box_no_axis_and_full_uncertainty():
     row = described(np.zeros((9, 9), bool), spacing=(1, 1), prob=np.zeros((9, 9), np.float32))
     assert (row.area_px, row.area_mm2, row.top, row.longest_axis_px, row.longest_axis_mm) == (0, 0, None, None, None)
-    assert row.confidence is None and row.doubt == 1
+    assert row.confidence is None and row.uncertainty == 1
 
 
 def test_an_overlay_outlines_the_lesion_and_leaves_the_rest(tmp_path):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import html
 import os
-import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from busutils.errors import MissingPackageError
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["build", "methods", "model_card", "serving"]
+__all__ = ["PageError", "build", "methods", "model_card", "serving"]
 
 MAX_FILE_MB = 10
 MAX_FILES = 20
+MAX_FRAMES = 100  # of all clips of a batch
 MAX_PIXELS = 8_000_000  # compared before anything is decoded; several times what scanners write
 MAX_BODY_MB = 60  # of any request, all files of a batch included
 MAX_WAITING = 40  # visitors in the queue; more are told to come back
@@ -46,14 +46,17 @@ PRIVACY = (
 )
 
 # The page names no other host; with these, the visitor's browser would refuse to go to one.
-_HEADERS = [
-    (
-        b"content-security-policy",
-        b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'",
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'"
     ),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-]
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class PageError(ValueError):
+    """A page that cannot be served as asked, and why."""
 
 
 def methods(segmenter: Segmenter) -> dict[str, Segmenter]:
@@ -126,19 +129,20 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
     except ImportError as error:
         raise MissingPackageError("the page needs Gradio: pip install 'busutils[app]'") from error
 
-    compared, shown = methods(segmenter), html.escape(Path(name).name)
+    compared = methods(segmenter)
     records = list(datasets.load("phantom", n=6, seed=2026))
     samples = [Image(r.image.read(), r.spacing) for r in records]
     captions = [f"{i}: {r.label}" for i, r in enumerate(records, start=1)]
 
-    def show(file: str | None, mm_per_px: float | None) -> str:
+    def show(file: str | None, dy: float | None = None, dx: float | None = None) -> str:
         if not file:
             return answers.refusal_page("Choose an image first, or a sample.")
+        spacing = (dy or dx, dx or dy) if dy or dx else None
         try:
-            frame = answers.read_upload(file, (mm_per_px, mm_per_px) if mm_per_px else None, max_pixels=MAX_PIXELS)
+            image = next(answers.read_upload(file, spacing, max_pixels=MAX_PIXELS))
         except Refused as refused:
             return answers.refusal_page(f"This file cannot be used: {refused}")
-        return answers.answer_page(answers.examine(compared, frame, Path(file).name))
+        return answers.answer_page(answers.examine(compared, image, Path(file).name))
 
     def show_sample(event: gr.SelectData) -> str:
         return answers.answer_page(answers.examine(compared, samples[event.index], f"sample_{event.index + 1}.png"))
@@ -156,33 +160,20 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
             )
         return answers.batch_page(_examine_all(compared, progress.tqdm(files, desc="Segmenting")))
 
-    endings = [*PICTURE_SUFFIXES, *DICOM_SUFFIXES]
+    upload = {"file_types": [*PICTURE_SUFFIXES, *DICOM_SUFFIXES], "type": "filepath"}
+    number = {"value": 0, "minimum": 0, "maximum": 10, "step": 0.001, "min_width": 120}
     with gr.Blocks(title="busutils: lesions in breast ultrasound", analytics_enabled=False) as page:
-        gr.HTML(
-            f"<h1>Lesions in breast-ultrasound images</h1><p>A U-Net ({shown}) and K-Means draw what they take for a lesion.</p>"
-            if len(compared) > 1
-            else "<h1>Lesions in breast-ultrasound images</h1><p>K-Means draws what it takes for a lesion.</p>",
-            elem_id="intro",
+        gr.Markdown(
+            f"# Lesions in breast-ultrasound images\n{' and '.join(compared)} mark what they take for a lesion."
         )
         gr.HTML(f'<p role="note">{WARNING}</p>', elem_id="warning")
         with gr.Tab("One image", id="one"), gr.Row():
             with gr.Column(scale=2, min_width=280):
-                file = gr.File(
-                    label="Your image",
-                    file_types=endings,
-                    type="filepath",
-                    height=140,
-                    elem_id="file",
-                )
-                spacing = gr.Number(
-                    label="Size of a pixel in mm, 0 if unknown",
-                    info="For measurements in millimetres; DICOM files often tell it themselves.",
-                    value=0,
-                    minimum=0,
-                    maximum=10,
-                    step=0.001,
-                    elem_id="spacing",
-                )
+                file = gr.File(label="Your image", height=140, elem_id="file", **upload)
+                with gr.Row():
+                    dy = gr.Number(label="Height of a pixel in mm", elem_id="dy", **number)
+                    dx = gr.Number(label="Width of a pixel in mm", elem_id="dx", **number)
+                gr.Markdown("For measurements in millimetres; 0 if unknown. DICOM files often tell it themselves.")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 gallery = gr.Gallery(
                     [(PIL.Image.fromarray(s.pixels), caption) for s, caption in zip(samples, captions, strict=True)],
@@ -203,14 +194,8 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
                     '<section class="answer"><p>The answer will stand here.</p></section>', elem_id="answer"
                 )
         with gr.Tab("Several", id="several"):
-            files = gr.File(
-                label=f"Up to {MAX_FILES} images, together up to {MAX_BODY_MB - 10} MB",
-                file_count="multiple",
-                file_types=endings,
-                type="filepath",
-                height=180,
-                elem_id="files",
-            )
+            most = f"Up to {MAX_FILES} images or clips, together up to {MAX_BODY_MB - 10} MB"
+            files = gr.File(label=most, file_count="multiple", height=180, elem_id="files", **upload)
             batch_button = gr.Button("Segment all", variant="primary", elem_id="segment-all")
             batch_answer = gr.HTML("", elem_id="batch-answer")
         with gr.Tab("Model", id="about"):
@@ -220,12 +205,14 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
         _take_uploads_only(files)
         # One image at a time for all visitors, so that memory stays flat; a batch waits for other batches only.
         one = {"outputs": answer, "concurrency_limit": 1, "concurrency_id": "one"}
-        button.click(show, [file, spacing], api_name="segment", **one)
-        file.upload(show, [file, spacing], api_visibility="private", **one)
-        gallery.select(show_sample, None, api_visibility="private", **one)
-        batch_button.click(
-            show_batch, files, batch_answer, api_name="segment_files", concurrency_limit=1, concurrency_id="several"
-        )
+        several = {"outputs": batch_answer, "concurrency_limit": 1, "concurrency_id": "several"}
+        for event in (
+            button.click(show, [file, dy, dx], api_name="segment", **one),
+            file.upload(show, [file, dy, dx], api_visibility="private", **one),
+            gallery.select(show_sample, None, api_visibility="private", **one),
+        ):
+            event.then(None, js=_SCROLL)
+        batch_button.click(show_batch, files, api_name="segment_files", **several)
         opacity.change(None, opacity, js="(v) => document.documentElement.style.setProperty('--opacity', v)")
         page.load(None, js=_READ_ALOUD)
     return page.queue(max_size=MAX_WAITING)
@@ -246,20 +233,29 @@ def _take_uploads_only(component: Any) -> None:
 _READ_ALOUD = """() => {
   for (const id of ["answer", "batch-answer"]) document.getElementById(id)?.setAttribute("aria-live", "polite");
 }"""
+# On a phone the answer stands below everything else.
+_SCROLL = """() => {
+  if (matchMedia("(max-width: 700px)").matches) document.getElementById("answer").scrollIntoView();
+}"""
 
 
 def _examine_all(compared: Mapping[str, Segmenter], files: Iterable[str]) -> Iterator[Answer | Refusal]:
-    taken: dict[str, int] = {}
+    """Answers for all images of all files; those of a clip are told apart by their frame."""
+    stems = Counter[str]()
+    n_frames = 0
     for file in files:
         name = Path(file).name
         stem = answers.safe_stem(name)
-        taken[stem.lower()] = count = taken.get(stem.lower(), 0) + 1
+        stems[stem.lower()] += 1
+        if stems[stem.lower()] > 1:
+            stem = f"{stem}-{stems[stem.lower()]}"
         try:
-            frame = answers.read_upload(file, max_pixels=MAX_PIXELS)
+            for image in answers.read_upload(file, max_pixels=MAX_PIXELS):
+                if image.frame and (n_frames := n_frames + 1) > MAX_FRAMES:
+                    raise Refused(f"the page takes {MAX_FRAMES} frames at once; busutils predict does any number.")
+                yield answers.examine(compared, image, name, f"{stem}_f{image.frame:04d}" if image.frame else stem)
         except Refused as refused:
             yield Refusal(name, str(refused))
-        else:
-            yield answers.examine(compared, frame, name, stem if count == 1 else f"{stem}-{count}")
 
 
 # -- the server ----------------------------------------------------------------------------------------------
@@ -278,44 +274,26 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        started = False
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.exceptions import HTTPException
 
-        async def refuse() -> None:
-            words = f"The request is larger than {self.limit // _MB} MB.".encode()
-            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *_HEADERS]
-            await send({"type": "http.response.start", "status": 413, "headers": headers})
-            await send({"type": "http.response.body", "body": words})
-
-        if not length.isdigit() or int(length) > self.limit:
-            await refuse()
-            return
+        length = Headers(scope=scope).get("content-length", "0")
         seen = 0
 
         async def counted() -> dict[str, Any]:
             nonlocal seen
-            message = await receive()
+            message = await receive() if length.isdigit() and int(length) <= self.limit else {}
             seen += len(message.get("body", b""))
-            if seen > self.limit:
-                raise _TooLarge
+            if not message or seen > self.limit:
+                raise HTTPException(413, f"The request is larger than {self.limit // _MB} MB.", {"connection": "close"})
             return message
 
         async def headed(message: dict[str, Any]) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                message = {**message, "headers": [*message["headers"], *_HEADERS]}
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        try:
-            await self.app(scope, counted, headed)
-        except _TooLarge:
-            if not started:
-                await refuse()
-
-
-class _TooLarge(Exception):
-    pass
+        await self.app(scope, counted, headed)
 
 
 def _sweep(folder: Path, kept: set[str], older_than: float) -> None:
@@ -335,6 +313,18 @@ def _give_memory_back() -> None:
 
 
 @contextlib.contextmanager
+def _environment(**settings: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+
+
+@contextlib.contextmanager
 def serving(
     segmenter: Segmenter,
     *,
@@ -346,7 +336,7 @@ def serving(
     """Serve the page as long as the block runs.
 
     Uploads go to a folder of this server alone, which is swept while it runs and deleted when it ends. Gradio's own
-    ``delete_cache`` is not enough: it leaves behind the traces of its file component.
+    ``delete_cache`` is not enough: it leaves uploads that broke off.
 
     Parameters
     ----------
@@ -365,24 +355,27 @@ def serving(
     ------
     str
         Address of the page on this machine.
+
+    Raises
+    ------
+    PageError
+        If the port is used by another program.
     """
-    folder = Path(tempfile.mkdtemp(prefix="busutils-page-")).resolve()
-    settings = {
-        "GRADIO_TEMP_DIR": str(folder),
-        # By default it keeps a record of the last ten thousand events and makes a table of them after each.
-        "GRADIO_ANALYTICS_MAX_EVENTS": "100",
-        "GRADIO_ANALYTICS_CACHE_FREQUENCY": "50",
-    }
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
-    closed = threading.Event()
-    page = None
-    try:
+    with (
+        tempfile.TemporaryDirectory(prefix="busutils-page-", ignore_cleanup_errors=True) as name_of_folder,
+        # Gradio by default keeps a record of the last ten thousand events and makes a table of them after each.
+        _environment(
+            GRADIO_TEMP_DIR=str(folder := Path(name_of_folder).resolve()),
+            GRADIO_ANALYTICS_MAX_EVENTS="100",
+            GRADIO_ANALYTICS_CACHE_FREQUENCY="50",
+        ),
+    ):
         page = build(segmenter, name=name)
         import gradio as gr
         from starlette.middleware import Middleware
 
         kept = {str(path) for path in folder.rglob("*")}  # the samples' thumbnails
+        closed = threading.Event()
 
         def sweep() -> None:
             while not closed.wait(min(keep_seconds, 15)):
@@ -390,34 +383,35 @@ def serving(
                 _give_memory_back()
 
         threading.Thread(target=sweep, name="busutils-sweep", daemon=True).start()
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=False,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            pwa=False,
-            mcp_server=False,
-            ssr_mode=False,
-            max_file_size=MAX_FILE_MB * _MB,
-            state_session_capacity=10,  # Gradio keeps the last answers of so many visitors; the page needs none
-            app_kwargs={"middleware": [Middleware(Guard)], "openapi_url": None},
-            css_paths=[Path(__file__).with_name("page.css")],
-            theme=gr.themes.Default(
-                primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-            ),
-        )
-        yield address
-    finally:
-        closed.set()
-        if page is not None:
+        try:
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                show_error=False,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                pwa=False,
+                mcp_server=False,
+                ssr_mode=False,
+                max_file_size=MAX_FILE_MB * _MB,
+                state_session_capacity=10,  # Gradio keeps the last answers of so many visitors; the page needs none
+                app_kwargs={"middleware": [Middleware(Guard)], "openapi_url": None},
+                css_paths=[Path(__file__).with_name("page.css")],
+                theme=gr.themes.Default(
+                    primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+                ),
+            )
+        except OSError as error:
+            closed.set()
+            raise PageError(
+                f"the page cannot use port {port} of {host}, perhaps another program does: give another --port"
+            ) from error
+        try:
+            yield address
+        finally:
+            closed.set()
             page.close(verbose=False)
-        for key, value in before.items():
-            del os.environ[key]
-            if value is not None:
-                os.environ[key] = value
-        shutil.rmtree(folder, ignore_errors=True)

@@ -56,7 +56,7 @@ class Prediction:
     """What was found in one image: its row in ``predictions.csv``.
 
     ``area_px`` counts lesion pixels at the image's own size; ``top, left, bottom, right`` bound them (empty without a
-    lesion); ``confidence`` is the mean probability inside the mask; ``doubt`` the mean entropy in bits of the
+    lesion); ``confidence`` is the mean probability inside the mask; ``uncertainty`` the mean entropy in bits of the
     pixels that may be lesion; ``frame`` counts from 1 in files that hold several images; ``longest_axis_px`` is the
     longest straight line across the largest region, from border to border; ``area_mm2`` and ``longest_axis_mm`` are
     given where the file tells the size of its pixels; ``error`` says why an image could not be used.
@@ -73,7 +73,7 @@ class Prediction:
     bottom: int | None = None
     right: int | None = None
     confidence: float | None = None
-    doubt: float | None = None
+    uncertainty: float | None = None
     frame: int | None = None
     longest_axis_px: float | None = None
     area_mm2: float | None = None
@@ -218,7 +218,9 @@ def _longest_axis(mask: np.ndarray, spacing: tuple[float, float]) -> float:
     return float(pdist(points[ConvexHull(points).vertices] * spacing).max())
 
 
-def describe(file: Path, mask_file: str, frame: Image, prob: np.ndarray, mask: np.ndarray, cut: float) -> Prediction:
+def describe(
+    file: Path, mask_file: str, frame: Image, prob: np.ndarray, mask: np.ndarray, threshold: float
+) -> Prediction:
     """Measure what was found in an image.
 
     Parameters
@@ -233,7 +235,7 @@ def describe(file: Path, mask_file: str, frame: Image, prob: np.ndarray, mask: n
         Probability map.
     mask : (H, W) bool ndarray
         The mask drawn from it.
-    cut : float
+    threshold : float
         The threshold.
 
     Returns
@@ -258,7 +260,7 @@ def describe(file: Path, mask_file: str, frame: Image, prob: np.ndarray, mask: n
         bottom=bottom,
         right=right,
         confidence=round(float(prob[mask].mean()), 4) if found else None,
-        doubt=round(doubt(prob, cut), 4),
+        uncertainty=round(doubt(prob, threshold), 4),
         frame=frame.frame,
         longest_axis_px=round(_longest_axis(mask, (1, 1)), 2) if found else None,
         area_mm2=round(area * spacing[0] * spacing[1], 3) if spacing else None,
