@@ -18,7 +18,7 @@ import PIL.Image
 from busutils import datasets
 from busutils.app import answers
 from busutils.app.answers import Answer, Refusal, Refused
-from busutils.errors import MissingPackageError
+from busutils.errors import BusutilsError, MissingPackageError
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image
 from busutils.models.segmenter import Segmenter
 
@@ -55,7 +55,7 @@ _HEADERS = {
 }
 
 
-class PageError(ValueError):
+class PageError(BusutilsError):
     """A page that cannot be served as asked, and why."""
 
 
