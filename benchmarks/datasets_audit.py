@@ -192,7 +192,7 @@ def marks() -> Iterator[Row]:
     """The flag for burnt-in marks on phantoms with calipers, with text, with neither."""
     for kind, options in (("calipers", {"calipers": 1.0}), ("text", {"text": 1.0}), ("none", {})):
         hits = []
-        for scanner in phantom.PRESETS:
+        for scanner in phantom.MIXED:
             for size, n in ((256, 40), (512, 10)):
                 made = (phantom.simulate(i, seed=23, scanner=scanner, size=size, **options) for i in range(n))
                 hits += [burnt_in(p.image).sum() >= _BURNT_PX for p in made if kind == "none" or p.marks.any()]

@@ -26,7 +26,7 @@ COMMANDS = {
     "inference": ("inference.py",),
     "phantom_gallery": ("phantom_figure.py", "--out", "{out}"),
 }
-BY_A_NETWORK = {"lesson_06_page", "front"}  # tools/page_screenshot.py and tools/front_picture.py: not from numbers
+BY_A_NETWORK = {"lesson_07_page", "front"}  # tools/page_screenshot.py and tools/front_picture.py: not from numbers
 
 
 def committed(ending):

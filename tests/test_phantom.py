@@ -247,7 +247,12 @@ def test_scanners_see_the_same_scene_differently():
         level = np.log(one.envelope)
         fine = level - ndimage.gaussian_filter(level, 4)
         grain[name] = float((fine[:, :-1] * fine[:, 1:]).mean() / (fine**2).mean())
-    assert grain["portable"] > grain["clinic"] > grain["highend"]
+    assert grain["vintage"] > grain["portable"] > grain["clinic"] > grain["highend"]
+
+
+def test_a_mixed_set_holds_the_scanners_that_shipped_networks_were_trained_on():
+    records = load(n=6, size=32, scanner="mixed")
+    assert [record.extras["scanner"] for record in records] == ["clinic", "portable", "highend"] * 2
 
 
 def test_calipers_and_text_change_only_their_own_pixels():

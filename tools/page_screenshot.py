@@ -1,4 +1,4 @@
-"""Take the picture of the web page that lesson 06 shows: ``figures/lesson_06_page.png``, simulated images only.
+"""Take the picture of the web page that lesson 07 shows: ``figures/lesson_07_page.png``, simulated images only.
 
 Needs the extras ``app`` and ``browser``, and Chromium (Debian: ``apt-get install --no-install-recommends chromium``).
 """
@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 from busutils import jobs, models
 from busutils.app import page
 
-FIGURE = Path(__file__).parents[1] / "figures" / "lesson_06_page.png"
+FIGURE = Path(__file__).parents[1] / "figures" / "lesson_07_page.png"
 WEIGHTS = "phantom-light"
 
 

@@ -57,9 +57,14 @@ LESSONS = {
         "lesson_05_cams",
         "Seg-Grad-CAM at three levels",
     ),
-    "06_use_and_deploy": (
+    "06_estimate_uncertainty": (
+        "a rule for which masks a person should see",
+        "lesson_06_uncertainty",
+        "four kinds of uncertainty on one image",
+    ),
+    "07_use_and_deploy": (
         "a command, a file without TensorFlow, a web page",
-        "lesson_06_page",
+        "lesson_07_page",
         "the web page with a mask",
     ),
 }

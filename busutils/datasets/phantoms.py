@@ -73,7 +73,7 @@ def load_phantoms(
     seed : int
         Another seed, other patients.
     scanner : str or phantom.Scanner
-        ``"clinic"``, ``"portable"``, ``"highend"``, ``"mixed"`` (the three in turn), or own settings.
+        ``"clinic"``, ``"portable"``, ``"highend"``, ``"vintage"``, ``"mixed"`` (the first three in turn), or own settings.
     size : int
         Pixels a side.
     kind : str, optional
@@ -114,7 +114,7 @@ def load_phantoms(
         # Every (1 / copies)-th image repeats the last original.
         is_copy = int((index - start + 1) * copies) > int((index - start) * copies) and index > start
         original, turn = (original, turn + 1) if is_copy else (index, 0)
-        machine = list(phantom.PRESETS)[original % len(phantom.PRESETS)] if mixed else scanner
+        machine = phantom.MIXED[original % len(phantom.MIXED)] if mixed else scanner
         options = tuple(
             {
                 "seed": int(seed),

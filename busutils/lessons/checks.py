@@ -12,7 +12,9 @@ import numpy as np
 from busutils import metrics
 
 __all__ = [
+    "QUIZ",
     "ExerciseError",
+    "check_answer",
     "check_area",
     "check_clusters",
     "check_dice",
@@ -24,6 +26,7 @@ __all__ = [
     "check_mean_iou",
     "check_network",
     "check_number",
+    "check_quiz",
     "check_refusal",
     "check_split",
     "check_twins",
@@ -397,3 +400,75 @@ def check_refusal(status: Any) -> None:
     if status != 2:  # as shells and argparse have it: the command was used wrongly
         raise ExerciseError(f"the command does not return {status!r}: hand over what the call gave back")
     _say_right("right")
+
+
+def _smallest_handed_over(uncertainty: np.ndarray, dice: np.ndarray, gain: float = 0.01) -> float:
+    """Share of the most uncertain images without which the mean Dice is larger by a gain."""
+    ordered = np.asarray(dice)[np.argsort(uncertainty, kind="stable")]
+    for gone in range(len(ordered)):
+        if ordered[: len(ordered) - gone].mean() >= ordered.mean() + gain:
+            return gone / len(ordered)
+    return 1.0
+
+
+# Exercises whose answer is one number: what it is computed from, its tolerance, and what helps who is wrong.
+_ANSWERS: dict[str, tuple[Callable[..., float], float, str]] = {
+    "00.3": (lambda mask: float((~mask).mean()), 1e-3, "which pixels does an empty mask get right?"),
+    "01.2": (lambda areas: float(np.max(areas)), 1e-3, "the areas are shares of the image, computed above"),
+    "02.3": (
+        lambda box, image: float((box.mean() - image.mean()) / 100),
+        1e-3,
+        "box below minus the image's mean, over 100",
+    ),
+    "03.1": (
+        lambda: 14.0,
+        1e-3,
+        "a 3×3 convolution adds two pixels, measured in pixels of its own level; pooling adds one",
+    ),
+    "05.1": (lambda mask: float(mask.mean()), 1e-3, "every pixel has the same energy"),
+    "05.2": (lambda: 1.0, 1e-3, "how many pixels are set?"),
+    "06.1": (lambda: float(-0.2 * np.log2(0.2) - 0.8 * np.log2(0.8)), 5e-3, "two terms: one for yes, one for no"),
+    "06.2": (_smallest_handed_over, 5e-3, "hand over one image more or less, and look at the mean of the rest"),
+    "06.3": (lambda: 0.75, 5e-3, "the logit of 0.9 is log 9; half of it is log 3"),
+    "07.3": (lambda: 0.5, 0.05, "path.stat().st_size counts bytes"),
+}
+
+
+def check_answer(exercise: str, answer: Any, *given: Any) -> None:
+    """Check the number that answers an exercise.
+
+    Parameters
+    ----------
+    exercise : str
+        Its number, such as ``"00.3"``.
+    answer : float or None
+        The student's number; ``None`` is still to be done.
+    *given
+        What the exercise starts from, such as a mask.
+
+    Examples
+    --------
+    >>> check_answer("05.1", 0.25, np.eye(4, dtype=bool))
+    ✓ right
+    """
+    expected, tolerance, hint = _ANSWERS[exercise]
+    check_number(answer, expected(*given), tolerance=tolerance, hint=hint)
+
+
+QUIZ = {"05": "BCA", "06": "ACB"}
+"""The right letters of each lesson's questions, in order."""
+
+
+def check_quiz(lesson: str, **answers: str) -> None:
+    """Say which answers to a lesson's questions are right; an empty one is still to be done.
+
+    Examples
+    --------
+    >>> check_quiz("05", q1="B", q2="A", q3="")
+    Q1 ✓ right
+    Q2 ✗ think again
+    Q3 · to be done
+    """
+    for right, (question, answer) in zip(QUIZ[lesson], answers.items(), strict=True):
+        said = str(answer).strip().upper()
+        print(question.upper(), "· to be done" if not said else "✓ right" if said == right else "✗ think again")

@@ -42,7 +42,8 @@ LESSONS = (
     "03_train_a_unet",
     "04_compare_across_datasets",
     "05_read_activation_maps",
-    "06_use_and_deploy",
+    "06_estimate_uncertainty",
+    "07_use_and_deploy",
 )
 
 

@@ -5,13 +5,14 @@
 'benign'
 """
 
-from busutils.phantom.scanner import PRESETS, Scanner
+from busutils.phantom.scanner import MIXED, PRESETS, Scanner
 from busutils.phantom.simulator import GENERATOR_VERSION, Phantom, label_of_index, scene_of, simulate, structures
 from busutils.phantom.tissue import KINDS, Scene
 
 __all__ = [
     "GENERATOR_VERSION",
     "KINDS",
+    "MIXED",
     "PRESETS",
     "Phantom",
     "Scanner",

@@ -136,8 +136,29 @@ PRESETS = {
         sharpen=0.7,
         convex=0.1,
     ),
+    "vintage": Scanner(
+        "vintage",
+        frequency=4.0,
+        bandwidth=0.35,
+        aperture=10.0,
+        f_number=3.2,
+        focus=12.0,
+        lines_per_mm=1.3,
+        looks=1,
+        noise=-44.0,
+        tgc_slope=0.6,
+        dynamic_range=34.0,
+        brightness=0.85,
+        smooth=0.0,
+        sharpen=0.0,
+        convex=0.0,
+    ),
 }
-"""The named scanners: a mid-range clinic machine, a hand-held one, a current premium one."""
+"""The named scanners: a mid-range clinic machine, a hand-held one, a current premium one, and one of an older kind with a
+low frequency, coarse grain and a strong gain over depth."""
+
+MIXED = ("clinic", "portable", "highend")
+"""The scanners of a mixed set. ``vintage`` is not among them: no shipped network was trained on it."""
 
 
 def scanner_preset(scanner: str | Scanner) -> Scanner:

@@ -151,7 +151,7 @@ def simulate(
     seed : int
         Seed of the set.
     scanner : str or Scanner
-        A preset (``"clinic"``, ``"portable"``, ``"highend"``) or own settings. The same anatomy seen by two
+        A preset (``"clinic"``, ``"portable"``, ``"highend"``, ``"vintage"``) or own settings. The same anatomy seen by two
         scanners is one domain shift away.
     size : int
         Pixels a side, at least 32. The picture is a square whatever the field of view, as networks see it.
