@@ -251,7 +251,7 @@ def test_scanners_see_the_same_scene_differently():
 
 
 def test_a_mixed_set_holds_the_scanners_that_shipped_networks_were_trained_on():
-    records = load(n=6, size=32, scanner="mixed")
+    records = datasets.load("phantom?n=6&size=32&scanner=mixed")
     assert [record.extras["scanner"] for record in records] == ["clinic", "portable", "highend"] * 2
 
 

@@ -138,3 +138,13 @@ def test_colours_are_told_apart_by_readers_with_any_colour_vision(palette, visio
 def test_red_and_green_of_one_lightness_would_not_pass():
     assert smallest_distance(["#c05030", "#808000"], "usual") > 15
     assert smallest_distance(["#c05030", "#808000"], "deuteranopia") < 5
+
+
+def test_a_forest_plot_draws_each_interval_on_the_row_of_its_name():
+    first, second = evaluation.Interval(0.1, 0.0, 0.2), evaluation.Interval(0.5, 0.4, 0.7)
+    figure = plotting.forest_plot({"left": {"a": first, "b": second}, "right": {"b": first}}, reference=0)
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    spans = [line.get_xydata().tolist() for line in right.lines if len(line.get_xdata()) == 2][1:]
+    assert spans == [[[0.0, 1.0], [0.2, 1.0]]]
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # first name on top

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import exercises
 
-from busutils.lessons import LESSONS, code_hash, parameter_names, profiles
+from busutils.lessons import LESSONS, checks, code_hash, parameter_names, profiles
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 GOLDEN = "# NBVAL_CHECK_OUTPUT"
 MAX_BYTES = 1_000_000
 MIN_ALT = 15  # characters that say something
+MAX_COLUMNS = 88  # wider code scrolls sideways on the site
 LOCAL_PATH = re.compile(r"(?<![\w./])(/(home|root|tmp|Users|work|mnt)/\w+|[A-Z]:\\\\)")
 
 # Calls that draw from a generator nobody seeded, or from the one that all code shares.
@@ -107,7 +108,7 @@ def check_prose_numbers(cells: list[dict]) -> list[str]:
     for cell in cells:
         if cell["cell_type"] != "markdown":
             continue
-        prose = re.split(r"^(?:### Exercise|## References)", source(cell), flags=re.M)[0]
+        prose = re.split(r"^(?:### Exercise|### Check yourself|## References)", source(cell), flags=re.M)[0]
         for paragraph in prose.split("\n\n"):
             if paragraph.startswith(("#", "|")):
                 continue
@@ -140,6 +141,8 @@ def check_code(name: str, cells: list[dict]) -> list[str]:
     if counts != list(range(1, len(counts) + 1)):
         faults.append("was not executed from top to bottom: busutils lessons refresh")
     for cell in code:
+        if wide := next((line for line in source(cell).splitlines() if len(line) > MAX_COLUMNS), None):
+            faults.append(f"code wider than {MAX_COLUMNS} columns: {wide.strip()[:40]!r} …")
         if GOLDEN in source(cell) and not source(cell).startswith(GOLDEN):
             faults.append("a golden mark must be the first line of its cell")
         if unseeded := UNSEEDED.search(source(cell)):
@@ -158,6 +161,31 @@ def check_code(name: str, cells: list[dict]) -> list[str]:
     return faults
 
 
+def check_folded(cells: list[dict]) -> list[str]:
+    """What follows a question is folded until the reader opens it, in JupyterLab and on the site."""
+    faults, asked = [], False
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            asked = "> **Predict first.**" in source(cell)
+        elif asked and cell["outputs"] and "exercise" not in cell["metadata"]:
+            folded = cell["metadata"].get("jupyter", {}).get("outputs_hidden") and "hide-output" in tags(cell)
+            if not folded:
+                faults.append(f"the output of {source(cell).splitlines()[0]!r} … follows a question, but is not folded")
+    return faults
+
+
+def check_quiz(name: str, cells: list[dict]) -> list[str]:
+    """Two or three questions with three answers each; the hidden answer begins with the letter that the check knows."""
+    whole = "\n".join(source(c) for c in cells if c["cell_type"] == "markdown")
+    letters = re.findall(r"<details><summary>Answer to Q\d</summary>([A-C])\.", whole)
+    expected = checks.QUIZ.get(name[:2], "")
+    if not 2 <= len(letters) <= 3 or "".join(letters) != expected:
+        return [f"the quiz has the answers {''.join(letters)!r}, busutils.lessons.checks.QUIZ {expected!r}"]
+    if not any(f'checks.check_quiz("{name[:2]}"' in source(c) for c in cells):
+        return ["has no cell that checks the quiz"]
+    return []
+
+
 def check(name: str) -> list[str]:
     path = FOLDER / f"{name}.ipynb"
     if not path.is_file():
@@ -166,6 +194,7 @@ def check(name: str) -> list[str]:
     notebook = json.loads(text)
     cells = notebook["cells"]
     faults = check_text(name, cells) + check_code(name, cells) + check_prose_numbers(cells)
+    faults += check_folded(cells) + check_quiz(name, cells)
     faults += check_teachers_guide(name, cells) + exercises.find_faults(name, FOLDER)
     if notebook["metadata"].get("outputs_of") != code_hash(cells):
         faults.append("stale outputs: the code was changed after it was run: busutils lessons refresh")

@@ -425,6 +425,7 @@ _ANSWERS: dict[str, tuple[Callable[..., float], float, str]] = {
         1e-3,
         "a 3×3 convolution adds two pixels, measured in pixels of its own level; pooling adds one",
     ),
+    "04.1": (lambda row: float(100 * (row[0] - np.min(row))), 0.5, "in-domain minus the worst, times 100"),
     "05.1": (lambda mask: float(mask.mean()), 1e-3, "every pixel has the same energy"),
     "05.2": (lambda: 1.0, 1e-3, "how many pixels are set?"),
     "06.1": (lambda: float(-0.2 * np.log2(0.2) - 0.8 * np.log2(0.8)), 5e-3, "two terms: one for yes, one for no"),
@@ -455,7 +456,7 @@ def check_answer(exercise: str, answer: Any, *given: Any) -> None:
     check_number(answer, expected(*given), tolerance=tolerance, hint=hint)
 
 
-QUIZ = {"05": "BCA", "06": "ACB"}
+QUIZ = {"04": "BAC", "05": "BCA", "06": "ACB"}
 """The right letters of each lesson's questions, in order."""
 
 

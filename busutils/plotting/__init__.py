@@ -1,5 +1,6 @@
 """One function a picture; each returns the Figure. Safe for colour-blind readers, perceptual scales only."""
 
+from busutils.plotting.forest import forest_plot
 from busutils.plotting.images import (
     activation_grid,
     activation_levels,
@@ -28,6 +29,7 @@ __all__ = [
     "activation_levels",
     "colour_of",
     "dataset_overview",
+    "forest_plot",
     "heat_overlay",
     "histogram_1d",
     "image_grid",
