@@ -24,7 +24,9 @@ KINDS = [kind for kind in phantom.KINDS if kind != "normal"]
 
 def draw(out: Path, seed: int, indices: list[int]) -> Path:
     """Write ``phantom_gallery.png`` and the CSV that says what it shows."""
-    figure, axes = plt.subplots(len(phantom.PRESETS), len(KINDS), figsize=(13, 2.3 * len(phantom.PRESETS)), layout="constrained")
+    figure, axes = plt.subplots(
+        len(phantom.PRESETS), len(KINDS), figsize=(13, 2.3 * len(phantom.PRESETS)), layout="constrained"
+    )
     rows = []
     for row, scanner in zip(axes, phantom.PRESETS, strict=True):
         for axis, kind, index in zip(row, KINDS, indices, strict=True):

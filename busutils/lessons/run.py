@@ -381,7 +381,9 @@ def strip(notebook: Any) -> Any:
     }
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-        cell.metadata = {key: cell.metadata[key] for key in ("tags", "jupyter", "exercise", "alt") if cell.metadata.get(key)}
+        cell.metadata = {
+            key: cell.metadata[key] for key in ("tags", "jupyter", "exercise", "alt") if cell.metadata.get(key)
+        }
         if cell.cell_type == "code":
             cell.outputs = [
                 output for output in cell.outputs if not (output.output_type == "stream" and output.name == "stderr")
