@@ -7,32 +7,30 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-import busutils
-from busutils import datasets, jobs
+from busutils import datasets, jobs, models
 from busutils.datasets import LesionDataset
 from busutils.errors import BusutilsError
-from busutils.evaluation.evaluate import evaluate
-from busutils.models.fitting import fit_on
+from busutils.evaluation import evaluate
 from busutils.models.segmenter import Segmenter
-from busutils.models.training import RECIPE_VERSION
 from busutils.models.weights import weights_file
 
 __all__ = ["BenchmarkSpec", "SpecError", "run_benchmark"]
 
+BLOCK = 200  # images scored in one step, so that a slow method on a large set does not keep one worker busy alone
+_KINDS = ("constant", "kmeans", "unet", "ensemble", "weights")
+# What shaped a method: sets joined by " + ", and the fold that was left out of each, or None.
+_Known = tuple[tuple[str, int | None], ...]
+
 
 class SpecError(BusutilsError):
     """A benchmark's description that cannot be carried out, and why."""
-
-
-BLOCK = 200  # images scored in one step, so that a slow method on a large set does not keep one worker busy alone
-_KINDS = ("constant", "kmeans", "unet", "ensemble", "weights")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class BenchmarkSpec:
     ----------
     methods : mapping of str to mapping
         Name → ``kind`` (``constant``, ``kmeans``, ``unet``, ``ensemble`` or ``weights``) and its settings. ``weights`` are
-        tested only: ``name`` is that of shipped weights, or a file. For a file, also as the ``start`` of a network,
+        tested only: ``name`` is that of shipped weights, or a file. For a file, also as the ``init_weights`` of a network,
         ``trained_on`` names its sets, as in `sources`, and ``held_out`` the fold it did not see, if any.
     sources : list of str
         Training sets, such as ``busi`` or ``phantom?scanner=portable``; several joined by `` + `` are trained on together.
@@ -56,14 +54,37 @@ class BenchmarkSpec:
         group with its training images: that fold; on other sets, with the first of these folds, on all images.
     size : int
         Square of training and scores.
+
+    Raises
+    ------
+    SpecError
+        If a part is missing or malformed, or a method's settings are wrong.
     """
 
     methods: Mapping[str, Mapping[str, Any]]
     sources: list[str]
     targets: list[str]
-    seeds: list[int]
-    folds: list[int]
+    seeds: list[int] = field(default_factory=lambda: [0])
+    folds: list[int] = field(default_factory=lambda: [5])
     size: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("sources", "targets", "seeds", "folds"):
+            if not isinstance(getattr(self, name), list) or not getattr(self, name):
+                raise SpecError(f"{name} must be a list with at least one entry")
+        _check_folders([*self.sources, *self.targets])
+        if not isinstance(self.methods, Mapping) or not self.methods:
+            raise SpecError("methods must name at least one method")
+        for name, method in self.methods.items():
+            if not isinstance(method, Mapping):
+                raise SpecError(f"method {name} needs a kind: one of {', '.join(_KINDS)}")
+            try:
+                segmenter = _segmenter(_absolute(method), self.seeds[0])
+                _known(method, segmenter)
+                segmenter.check_settings()
+            except (TypeError, ValueError) as error:
+                raise SpecError(f"method {name}: {error}") from error
+        object.__setattr__(self, "methods", {name: _absolute(method) for name, method in self.methods.items()})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> BenchmarkSpec:
@@ -85,7 +106,7 @@ class BenchmarkSpec:
         """
         import yaml
 
-        path = Path(path)
+        path, known = Path(path), [part.name for part in fields(cls)]
         if not path.is_file():
             raise SpecError(f"there is no file {path}: check the path")
         try:
@@ -93,44 +114,44 @@ class BenchmarkSpec:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(found, dict):
-            raise SpecError(f"{path} must hold the keys {', '.join(f.name for f in fields(cls))}")
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(map(str, set(found) - known)):
+            raise SpecError(f"{path} must hold the keys {', '.join(known)}")
+        if unknown := sorted(map(str, set(found) - set(known))):
             raise SpecError(f"{path} has unknown keys {', '.join(unknown)}: known are {', '.join(sorted(known))}")
         if missing := sorted({"methods", "sources", "targets"} - set(found)):
             raise SpecError(f"{path} lacks {', '.join(missing)}")
-        spec = cls(**{"seeds": [0], "folds": [5], **found})
-        for name in ("sources", "targets", "seeds", "folds"):
-            if not isinstance(getattr(spec, name), list) or not getattr(spec, name):
-                raise SpecError(f"{path}: {name} must be a list with at least one entry")
-        folders: dict[str, Any] = {}
-        for part in " + ".join(map(str, spec.sources + spec.targets)).split(" + "):
-            key, options = datasets.parse_spec(part)
-            if key != "folder":
-                continue
-            name, where = options.get("name", "folder"), options.get("root")
-            if where is None:
-                raise SpecError(f"{path}: say which folder is meant, as in folder?root=/scans/clinic&name=clinic")
-            if folders.setdefault(name, where) != where:
-                # Their images could not be told apart, and those of one would count as seen with the other.
-                raise SpecError(f"{path}: two folders are called {name}: give each a name, as in {part}&name=clinic")
-        if not isinstance(spec.methods, dict) or not spec.methods:
-            raise SpecError(f"{path}: methods must name at least one method")
-        for name, method in spec.methods.items():
-            if not isinstance(method, dict):
-                raise SpecError(f"{path}: method {name} needs a kind: one of {', '.join(_KINDS)}")
-            try:
-                segmenter = _segmenter(method, spec.seeds[0])
-                _known_before(method, segmenter)  # that of K-Means checks its options
-                segmenter.check_settings()
-            except (TypeError, ValueError) as error:
-                raise SpecError(f"{path}: method {name}: {error}") from error
-        return spec
+        try:
+            return cls(**found)
+        except SpecError as error:
+            raise SpecError(f"{path}: {error}") from error
+
+
+def _check_folders(names: list[str]) -> None:
+    """Refuse folders without a path, and two of one name: images of one would count as seen with the other."""
+    folders: dict[Any, Any] = {}
+    for part in " + ".join(map(str, names)).split(" + "):
+        key, options = datasets.parse_spec(part)
+        if key != "folder":
+            continue
+        name, where = options.get("name", "folder"), options.get("root")
+        if where is None:
+            raise SpecError("say which folder is meant, as in folder?root=/scans/clinic&name=clinic")
+        if folders.setdefault(name, where) != where:
+            raise SpecError(f"two folders are called {name}: give each a name, as in {part}&name=clinic")
+
+
+def _absolute(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method whose files are named by whole paths: workers may run in another folder."""
+    whole = dict(method)
+    for key in ("name", "start", "init_weights"):
+        # Shipped weights are found by their name everywhere.
+        if key in method and weights_file(str(method[key])) == Path(str(method[key])):
+            whole[key] = os.path.abspath(os.path.expanduser(method[key]))
+    if "changes" in method:  # of an ensemble's members
+        whole["changes"] = _absolute(method["changes"])
+    return whole
 
 
 def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
-    from busutils import models
-
     about = ("kind", "trained_on", "held_out")
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in method.items() if k not in about}
     kind = method.get("kind")
@@ -144,34 +165,25 @@ def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
         return models.EnsembleSegmenter(**settings, seed=seed)
     if kind == "weights":
         name = str(settings.get("name"))
-        _facts(name, method)
         return models.load_weights(name) if name in models.list_weights() else models.load(name)
     raise SpecError(f"unknown kind {kind!r}: choose one of {', '.join(_KINDS)}")
 
 
-# Sets that a method was shaped by, joined by " + ", each with the fold that was left out of them, or None.
-_Known = tuple[tuple[str, int | None], ...]
+def _weights_of(method: Mapping[str, Any], segmenter: Segmenter) -> Path | None:
+    """File of the weights that a method consists of or starts from; its content counts, not its name."""
+    return weights_file(str(method["name"])) if method["kind"] == "weights" else segmenter.init_file
 
 
-def _facts(name: str, method: Mapping[str, Any]) -> _Known:
-    """What weights were trained on: told by themselves if they are shipped, by the description otherwise."""
-    from busutils import models
-
-    about = {**(models.weights_facts(name) if name in models.list_weights() else {}), **method}
-    if "trained_on" not in about:
-        raise SpecError(f"weights {name} need trained_on: the sets that they must not be scored on")
-    return ((about["trained_on"], about.get("held_out")),)
-
-
-def _known_before(method: Mapping[str, Any], segmenter: Segmenter) -> _Known:
-    """What shaped a method before it is trained here, if it is."""
-    if method["kind"] == "weights":
-        return _facts(str(method["name"]), method)
-    if (start := segmenter.init_file) is not None:
-        shipped = start == weights_file(start.stem)
-        return _facts(start.stem if shipped else str(start), method)
-    made = segmenter.provenance
-    return tuple(zip(made["sets"], made["folds"], strict=True)) if made else ()
+def _known(method: Mapping[str, Any], segmenter: Segmenter) -> _Known:
+    """What shaped a method before it is trained here: shipped weights say so, of others the description must."""
+    file = _weights_of(method, segmenter)
+    if file is None:
+        return tuple(zip(segmenter.provenance.get("sets", ()), segmenter.provenance.get("folds", ()), strict=True))
+    shipped = file == weights_file(file.stem)
+    facts = {**(models.weights_facts(file.stem) if shipped else {}), **method}
+    if "trained_on" not in facts:
+        raise SpecError(f"weights {file} need trained_on: the sets that they must not be scored on")
+    return ((facts["trained_on"], facts.get("held_out")),)
 
 
 def _load(specs: str, root: str | None) -> LesionDataset:
@@ -183,60 +195,44 @@ def _load(specs: str, root: str | None) -> LesionDataset:
     return datasets.concatenate(*parts)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One training (without `target`), or one training's scores on one set."""
-
-    name: str
-    method: Mapping[str, Any]
-    source: str | None
-    seed: int
-    fold: int | None
-    known: _Known
-    target: str | None
-    size: int
-    root: str | None
-    content: str
-    block: tuple[int, int] = (0, 0)  # the target's images that are scored: from, to
+def _keys(specs: str) -> set[str]:
+    return {datasets.parse_spec(part)[0] for part in specs.split(" + ")}
 
 
-def _train(task: _Task) -> Segmenter:
-    segmenter = _segmenter(task.method, task.seed)
-    if task.source is None:
-        return segmenter
-    train, _ = _load(task.source, task.root).split(task.fold)
-    return fit_on(segmenter, train, task.size)
+# -- the steps: one training, or one training's scores on some images of one set -------------------------------
 
 
-def _train_step(given: dict[str, Any]) -> dict[str, Any]:
-    with _told_already():
-        return {"threshold": _train(_Task(**given)).threshold_}
-
-
-def _told_already() -> warnings.catch_warnings:
+def _quiet() -> warnings.catch_warnings:
     """Keep back the notes on partial copies: the run gave them once, when it looked at the sets."""
     return warnings.catch_warnings(action="ignore", category=datasets.DatasetWarning)
 
 
-def _score_step(given: dict[str, Any]) -> pd.DataFrame:
-    with _told_already():
-        return _scores(_Task(**given))
+def _train(task: Mapping[str, Any]) -> Segmenter:
+    segmenter = _segmenter(task["method"], task["seed"])
+    if task["source"] is None:
+        return segmenter
+    train, _ = _load(task["source"], task["root"]).split(task["fold"])
+    return models.fit_on(segmenter, train, task["size"])
 
 
-def _scores(task: _Task) -> pd.DataFrame:
-    assert task.target is not None
-    target = _load(task.target, task.root).subset(range(*task.block))
-    unseen = np.ones(len(target), bool)
-    for specs, fold in task.known:
-        # Groups carry their set's key, so only the sets that are on both sides can share any.
-        shared = [part for part in specs.split(" + ") if _keys(part) & _keys(task.target)]
-        if shared:
-            known = _load(" + ".join(shared), task.root)
-            unseen &= ~np.isin(target.groups, (known if fold is None else known.split(fold)[0]).groups)
-    if not unseen.any():
-        return pd.DataFrame(columns=["id", "label", "group", "source"])
-    target = target.subset(unseen)
-    return evaluate(_train(task), target, task.size)
+def _train_step(task: Mapping[str, Any]) -> dict[str, Any]:
+    with _quiet():
+        return {"threshold": _train(task).threshold_}
+
+
+def _score_step(task: Mapping[str, Any]) -> pd.DataFrame:
+    with _quiet():
+        target = _load(task["target"], task["root"]).subset(range(*task["block"]))
+        unseen = np.ones(len(target), bool)
+        for specs, fold in task["known"]:
+            # Groups carry their set's key, so only the sets that are on both sides can share any.
+            shared = [part for part in specs.split(" + ") if _keys(part) & _keys(task["target"])]
+            if shared:
+                known = _load(" + ".join(shared), task["root"])
+                unseen &= ~np.isin(target.groups, (known if fold is None else known.split(fold)[0]).groups)
+        if not unseen.any():
+            return pd.DataFrame(columns=["id", "label", "group", "source"])
+        return evaluate(_train(task), target.subset(unseen), task["size"])
 
 
 def run_benchmark(
@@ -271,48 +267,52 @@ def run_benchmark(
     pandas.DataFrame
         One row an image and training: the columns of :func:`busutils.evaluation.evaluate` and ``method, source, target,
         seed, fold``. Images that share a group with a training image are not in it.
+
+    Raises
+    ------
+    SpecError
+        If a fold does not exist, no image is left to test on, or a worker does not see the shared cache.
     """
-    # Everything a worker needs is told here: it may run in another folder, and with other variables.
+    # Everything a worker needs stands in its task: it may run in another folder, and with other variables.
     root = root or os.environ.get("BUSUTILS_DATA_DIR")
-    root = None if root is None else os.path.abspath(root)
-    content, groups, n_images, folds = {}, {}, {}, set()
-    for name in dict.fromkeys([*spec.sources, *spec.targets]):
-        dataset = _load(name, root)
-        content[name] = jobs.content_key(*dataset.load_arrays(spec.size), dataset.ids, dataset.groups, dataset.folds())
-        groups[name], n_images[name] = set(dataset.groups), len(dataset)
-        folds |= set(dataset.folds()) if name in spec.sources else set()
+    root = None if root is None else os.path.abspath(os.path.expanduser(root))
+    sets = {name: _load(name, root) for name in dict.fromkeys([*spec.sources, *spec.targets])}
+    folds = {fold for name in spec.sources for fold in sets[name].folds()}
     if absent := sorted(set(spec.folds) - folds):
         raise SpecError(f"the training sets have no fold {absent[0]}: their folds are {min(folds)} to {max(folds)}")
     if client is not None:
         _check_shared_cache(client)
+    content = {
+        name: jobs.content_key(*images.load_arrays(spec.size), images.ids, images.groups, images.folds())
+        for name, images in sets.items()
+    }
     trainings, scorings = [], []
-    for name, given in spec.methods.items():
-        method = _anywhere(given)
+    for name, method in spec.methods.items():
         for source, fold, seed in _trainings(spec, method):
             segmenter = _segmenter(method, seed)
-            known = _known_before(method, segmenter) + (((source, fold),) if source else ())
-            parts = [content.get(source, "")]
-            parts += [file.read_bytes() for file in _files_of(method, segmenter)]
-            task = asdict(
-                _Task(name, method, source, seed, fold, known, None, spec.size, root, jobs.content_key(*parts))
-            )
+            known = _known(method, segmenter) + (((source, fold),) if source else ())
+            task = {"name": name, "method": method, "source": source, "seed": seed, "fold": fold, "known": known}
+            task |= {"size": spec.size, "root": root, "weights": _weights_of(method, segmenter)}
+            task |= {"content": content.get(source), "code": jobs.code_key(type(segmenter))}
             if source is not None:
                 trainings.append(task)
             for target in spec.targets:
-                at_home = source is not None and bool(groups[source] & groups[target])
-                # Away from home one training a seed is enough: that without the first fold.
-                if at_home or source is None or fold == spec.folds[0]:
-                    scoring = task | {"target": target, "content": task["content"] + content[target]}
-                    blocks = [(i, min(i + BLOCK, n_images[target])) for i in range(0, n_images[target], BLOCK)]
-                    scorings += [scoring | {"block": block} for block in blocks]
+                in_domain = source is not None and bool(set(sets[source].groups) & set(sets[target].groups))
+                # On other sets one training a seed is enough: that without the first fold.
+                if in_domain or source is None or fold == spec.folds[0]:
+                    scoring = task | {"target": target, "target_content": content[target]}
+                    starts = range(0, len(sets[target]), BLOCK)
+                    scorings += [scoring | {"block": (i, min(i + BLOCK, len(sets[target])))} for i in starts]
     options = {"n_jobs": n_jobs, "client": client, "progress": progress}
-    jobs.run("train", _train_step, trainings, parts=RECIPE_VERSION, **options)
-    tables = jobs.run("score", _score_step, scorings, parts=[RECIPE_VERSION, _code()], ending=".csv", **options)
-    told = ("target", "seed", "fold")
-    rows = [
-        table.assign(method=task["name"], source=_source_of(task), **{name: task[name] for name in told})
-        for task, table in zip(scorings, tables, strict=True)
-    ]
+    jobs.run("train", _train_step, trainings, **options)
+    tables = jobs.run("score", _score_step, scorings, ending=".csv", **options)
+    rows = []
+    for task, table in zip(scorings, tables, strict=True):
+        # The training set of this run, or what shaped the method before.
+        source = task["source"] or " + ".join(dict.fromkeys(specs for specs, _ in task["known"]))
+        rows.append(
+            table.assign(method=task["name"], source=source, **{k: task[k] for k in ("target", "seed", "fold")})
+        )
     if not any(map(len, rows)):
         raise SpecError("no image is left to test on: every target was trained on; leave a fold out or add a target")
     return pd.concat([table for table in rows if len(table)], ignore_index=True)
@@ -322,45 +322,13 @@ def _trainings(spec: BenchmarkSpec, method: Mapping[str, Any]) -> Iterator[tuple
     """Sources, folds and seeds with which a method is trained here; no source for what is not."""
     segmenter = _segmenter(method, spec.seeds[0])
     if method["kind"] == "weights":
-        ((_, held_out),) = _known_before(method, segmenter)
+        ((_, held_out),) = _known(method, segmenter)
         yield None, held_out, spec.seeds[0]
     elif not segmenter.supervised:
         yield None, spec.folds[0], spec.seeds[0]
     else:
         by_chance = "seed" in segmenter.get_params(deep=False)
         yield from itertools.product(spec.sources, spec.folds, spec.seeds if by_chance else spec.seeds[:1])
-
-
-def _source_of(task: Mapping[str, Any]) -> str:
-    """What the table names as the training set: that of this run, or that which shaped the method before."""
-    return task["source"] or " + ".join(dict.fromkeys(specs for specs, _ in task["known"]))
-
-
-def _anywhere(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A method whose files are named by whole paths."""
-    whole = dict(method)
-    for key in ("name", "start"):
-        # Shipped weights are found by their name everywhere.
-        if key in method and weights_file(str(method[key])) == Path(str(method[key])):
-            whole[key] = os.path.abspath(method[key])
-    if "changes" in method:  # of an ensemble's members
-        whole["changes"] = _anywhere(method["changes"])
-    return whole
-
-
-def _files_of(method: Mapping[str, Any], segmenter: Segmenter) -> list[Path]:
-    """Files of weights that a method's answers depend on: their content counts, not their name."""
-    if method["kind"] == "weights":
-        return [weights_file(str(method["name"]))]
-    return [] if segmenter.init_file is None else [segmenter.init_file]
-
-
-def _code() -> str:
-    """Key of the code that scores depend on, beyond that of trainings, whose recipe has a version."""
-    package = Path(busutils.__file__).parent
-    names = ("metrics", "evaluation/evaluate", "datasets/pixels")
-    names += tuple(f"models/{name}" for name in ("constant", "ensemble", "kmeans", "regions", "segmenter"))
-    return jobs.content_key(*((package / f"{name}.py").read_bytes() for name in names))
 
 
 def _sees(name: str) -> bool:
@@ -377,7 +345,3 @@ def _check_shared_cache(client: Any) -> None:
             f"worker {blind[0]} does not see this machine's cache {jobs.cache_dir()}: give all of them one "
             f"BUSUTILS_CACHE_DIR that they share"
         )
-
-
-def _keys(specs: str) -> set[str]:
-    return {datasets.parse_spec(part)[0] for part in specs.split(" + ")}

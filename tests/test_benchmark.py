@@ -117,11 +117,11 @@ def test_a_folder_of_ones_own_is_added_by_one_line(tmp_path, own_cache, capsys):
 
 def test_scores_are_taken_anew_when_the_code_has_changed(spec, own_cache, monkeypatch):
     benchmark.run_benchmark(spec)
-    step, counted = benchmark._score_step, []
-    monkeypatch.setattr(benchmark, "_score_step", lambda task: counted.append(1) or step(task))
+    step, counted = benchmark.evaluate, []
+    monkeypatch.setattr(benchmark, "evaluate", lambda *args: counted.append(1) or step(*args))
     benchmark.run_benchmark(spec)
     assert not counted
-    monkeypatch.setattr(benchmark, "_code", lambda: "another")
+    monkeypatch.setattr(jobs, "code_key", lambda step: "another")
     benchmark.run_benchmark(spec)
     assert len(counted) == len(list((own_cache / "jobs").glob("score-*.csv"))) / 2
 
@@ -150,8 +150,8 @@ def test_it_is_resumed_and_gives_the_same_table(spec, own_cache, monkeypatch):
     kept = sorted((own_cache / "jobs").glob("score-*.csv"))
     for path in kept[::2]:
         path.unlink()
-    counted, step = [], benchmark._score_step
-    monkeypatch.setattr(benchmark, "_score_step", lambda task: counted.append(1) or step(task))
+    counted, step = [], benchmark.evaluate
+    monkeypatch.setattr(benchmark, "evaluate", lambda *args: counted.append(1) or step(*args))
     pd.testing.assert_frame_equal(benchmark.run_benchmark(spec), whole)
     assert len(counted) == len(kept[::2])
 
@@ -188,7 +188,7 @@ def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, 
     monkeypatch.setattr(models, "weights_facts", lambda name: {"trained_on": seen, "held_out": None})
     with pytest.raises(benchmark.SpecError, match="no image is left"):
         benchmark.run_benchmark(spec)
-    path.write_text(path.read_text().replace("phantom-light", str(tmp_path / "mine.npz")))
+    path.write_text(path.read_text().replace("phantom-light", str(other)))
     with pytest.raises(benchmark.SpecError, match="need trained_on"):
         benchmark.BenchmarkSpec.read(path)
 
@@ -282,6 +282,20 @@ def test_a_wrong_description_is_refused_in_one_sentence(tmp_path, change, messag
 def test_a_fold_that_does_not_exist_is_named(tmp_path, own_cache):
     with pytest.raises(benchmark.SpecError, match="the training sets have no fold 9: their folds are 1 to 5"):
         benchmark.run_benchmark(read_spec(tmp_path, SPEC.replace("folds: [5, 1]", "folds: [9]")))
+
+
+def test_paths_of_weights_may_begin_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    models.ConstantMaskSegmenter(size=32).fit(*datasets.load("phantom?n=4&size=32").load_arrays(32)).save(
+        tmp_path / "own.npz"
+    )
+    spec = read_spec(tmp_path, SPEC.replace("kind: constant", "kind: weights, name: ~/own.npz, trained_on: stu"))
+    assert spec.methods["constant"]["name"] == str(tmp_path / "own.npz")
+
+
+def test_a_description_made_in_code_is_checked_like_one_of_a_file():
+    with pytest.raises(benchmark.SpecError, match="no_such"):
+        benchmark.BenchmarkSpec({"a": {"kind": "no_such"}}, ["phantom"], ["phantom"])
 
 
 def test_a_missing_description_is_named(tmp_path):

@@ -381,7 +381,3 @@ def test_a_training_is_kept_by_its_code_too(tmp_path, monkeypatch):
     source = tmp_path / "own_method.py"
     source.write_text(source.read_text().replace("0.25", "0.75 + 0"))
     assert level() == 0.75
-    from busutils.models.fitting import code_of
-
-    assert {"busutils.models.unet", "busutils.models.augment"} <= set(code_of(models.UNetSegmenter()))
-    assert "busutils.models.kmeans" not in code_of(models.UNetSegmenter())

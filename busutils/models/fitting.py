@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-import inspect
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ from busutils.datasets import LesionDataset
 from busutils.models.segmenter import Segmenter, WeightsError
 from busutils.models.training import RECIPE_VERSION
 
-__all__ = ["code_of", "fit_on", "provenance_of"]
+__all__ = ["fit_on", "provenance_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,36 +34,6 @@ def provenance_of(dataset: LesionDataset) -> dict[str, Any]:
     sets = list(dict.fromkeys(sources.tolist()))
     left_out = [sorted(set(range(1, 6)) - set(folds[sources == name].tolist())) for name in sets]
     return {"sets": sets, "folds": [absent[0] if len(absent) == 1 else None for absent in left_out]}
-
-
-def code_of(segmenter: Segmenter) -> dict[str, bytes]:
-    """Source of the modules that define a method: those of its classes, and what they import of their own package.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-
-    Returns
-    -------
-    dict of str to bytes
-        Module → content of its file; of a class that was typed into a notebook, its text.
-    """
-    found: dict[str, bytes] = {}
-    todo = [cls for cls in type(segmenter).__mro__ if issubclass(cls, Segmenter)]
-    for cls in todo:
-        if sys.modules[cls.__module__].__spec__ is None:
-            found[cls.__qualname__] = inspect.getsource(cls).encode()
-    names = [cls.__module__ for cls in todo if cls.__qualname__ not in found]
-    while names:
-        name = names.pop()
-        spec = importlib.util.find_spec(name)
-        if name in found or spec is None or spec.origin is None:
-            continue
-        found[name] = Path(spec.origin).read_bytes()
-        own = f"{name.rpartition('.')[0]}." if "." in name else f"{name}."
-        imports = (node for node in ast.walk(ast.parse(found[name])) if isinstance(node, ast.ImportFrom))
-        names += [node.module for node in imports if node.module and node.module.startswith(own)]
-    return found
 
 
 def fit_on(
@@ -105,7 +71,7 @@ def fit_on(
     fresh = clone(segmenter)
     if not segmenter.supervised:
         return fresh.fit(images)
-    parts = [RECIPE_VERSION, code_of(segmenter), segmenter, images, masks, dataset.groups, dataset.sources]
+    parts = [segmenter, images, masks, dataset.groups, dataset.sources]
     if segmenter.init_file is not None and segmenter.init_file.is_file():
         parts.append(segmenter.init_file.read_bytes())
     key = jobs.content_key(*parts)[:20]
