@@ -235,9 +235,49 @@ def test_a_subset_keeps_its_folds_and_a_split_does_not_leak():
         data.split(9)
 
 
+def test_an_image_that_the_shipped_folds_do_not_list_is_refused_by_name(tmp_path):
+    root = trees.busi(tmp_path)
+    known = datasets.load("busi", root)
+    home = root / "Dataset_BUSI_with_GT" / "benign"
+    trees.save(home / "benign (999).png", trees.picture(seed=99))
+    trees.save(home / "benign (999)_mask.png", trees.blob())
+    grown = datasets.load("busi", root)
+    for refused in (grown.folds, lambda: grown.split(5), lambda: grown.subset(grown.labels == "benign").folds()):
+        with pytest.raises(DatasetError, match=r"benign \(999\)"):
+            refused()
+    assert grown.table()["fold"].isna().all()
+    listed = grown.subset(known.ids)
+    assert listed.folds().tolist() == known.folds().tolist()
+    # Asked for, all folds are dealt anew, and parts keep them.
+    fresh = grown.folds(recompute=True)
+    assert grown.folds().tolist() == fresh.tolist() and set(fresh) == {1, 2, 3, 4, 5}
+    assert grown.subset(known.ids).folds().tolist() == fresh[np.isin(grown.ids, known.ids)].tolist()
+
+
+def test_a_set_that_grows_keeps_its_folds():
+    small, large = (datasets.load("phantom", n=n, size=64) for n in (100, 101))
+    assert small.folds().tolist() == large.folds()[:100].tolist()
+    assert made_up(20).folds().tolist() == made_up(30).folds()[:20].tolist()
+
+
+@pytest.mark.parametrize("n", [24, 60, 120, 600])
+def test_folds_by_group_alone_are_even_where_groups_are_numbered(n):
+    for seed in range(3):
+        data = datasets.load("phantom", n=n, size=64, seed=seed)
+        for part in (data, data.lesions()):
+            counts = np.bincount(part.folds(), minlength=6)[1:]
+            assert counts.max() - counts.min() <= max(3, 0.02 * n), (seed, counts)
+
+
+@given(st.text(max_size=20))
+def test_the_fold_of_any_group_name_is_valid(group):
+    assert 1 <= splits.fold_of_group(group) <= 5
+
+
 def test_a_leaking_fold_list_is_refused(monkeypatch):
     data = made_up(10)
     monkeypatch.setattr(splits, "grouped_folds", lambda groups, labels: np.arange(10) % 5 + 1)
+    data.folds(recompute=True)
     with pytest.raises(LeakError, match=r"groups? (is|are) on both sides"):
         data.split(1)
 
@@ -279,3 +319,60 @@ def test_spec_strings():
     )
     with pytest.raises(DatasetError, match="write it as"):
         datasets.parse_spec("phantom?n")
+
+
+def test_names_and_paths_in_a_description_stay_text(tmp_path):
+    assert datasets.parse_spec("folder?root=2024&name=7") == ("folder", {"root": "2024", "name": "7"})
+    assert datasets.parse_spec("folder?root=a+b")[1] == {"root": "a+b"}
+    root = trees.folder(tmp_path / "a+b")
+    data = datasets.load(f"folder?root={root}&name=2024")
+    assert data.name == data.key == "2024" and len(data) == 3
+    assert datasets.load("phantom?n=4&size=64&name=mine").name == "mine"
+    with pytest.raises(DatasetError, match="name= is empty"):
+        datasets.load(f"folder?root={root}&name=")
+
+
+def test_a_folder_is_checked_as_it_is_loaded(tmp_path):
+    root = trees.folder(tmp_path)
+    report = datasets.check(f"folder?root={root}&name=mine")
+    assert report.n_images == 3 and report.ok and report.folder == root
+
+
+@pytest.mark.parametrize("part", [[1, 2], list(range(11))])
+def test_a_broken_file_that_a_subset_left_out_does_not_matter(busi, part):
+    trees.cut_short(busi[11].image)
+    images, _ = busi.subset(part).load_arrays(16)
+    assert len(images) == len(part)
+    with pytest.raises(DatasetError, match="broken or cut short"):
+        busi.load_arrays(16)
+    with pytest.raises(DatasetError, match="broken or cut short"):
+        busi.subset([10, 11]).load_arrays(16)
+
+
+def test_a_set_whose_masks_are_all_empty_is_refused(tmp_path):
+    root = trees.folder(tmp_path, labels=False)
+    for file in (root / "masks").iterdir():
+        trees.save(file, np.zeros((48, 64), np.uint8))
+    data = datasets.load("folder", root)
+    for part in (data, data.subset([0])):
+        with pytest.raises(DatasetError, match="no mask shows a lesion"):
+            part.load_arrays(16)
+    assert not datasets.check("folder", root).ok
+    (root / "labels.csv").write_text("id,label\nx0,normal\nx1,normal\nx2,normal\n")
+    assert not datasets.load("folder", root).load_arrays(16)[1].any()
+
+
+def test_one_empty_mask_is_no_error(tmp_path):
+    root = trees.folder(tmp_path)
+    trees.save(root / "masks" / "x0.png", np.zeros((48, 64), np.uint8))
+    assert datasets.load("folder", root).subset(["x0"]).load_arrays(16)[1].sum() == 0
+
+
+@pytest.mark.parametrize("mask", [np.full((48, 64), 255, np.uint8), 255 - 255 * trees.blob().astype(np.uint8)])
+def test_masks_that_look_inverted_are_reported(tmp_path, mask):
+    root = trees.folder(tmp_path)
+    trees.save(root / "masks" / "x1.png", mask)
+    data = datasets.load("folder", root)
+    with pytest.warns(DatasetWarning, match=r"x1.*invert"):
+        data.load_arrays(32)
+    assert [p.where for p in datasets.check("folder", root).problems if p.kind == "large mask"] == ["x1"]

@@ -118,7 +118,7 @@ def test_a_folder_that_leaves_images_out_is_refused(phantoms, tmp_path):
     with pytest.raises(evaluation.EvaluationError, match=f"1 of 24 images .{gone}"):
         evaluation.evaluate_masks(tmp_path, phantoms)
     (tmp_path / f"{gone}.png").write_bytes(b"no picture")
-    with pytest.raises(evaluation.EvaluationError, match="not a readable mask"):
+    with pytest.raises(evaluation.EvaluationError, match="not a picture"):
         evaluation.evaluate_masks(tmp_path, phantoms)
 
 
@@ -126,11 +126,16 @@ def test_a_folder_that_leaves_images_out_is_refused(phantoms, tmp_path):
     ("spoil", "message"),
     [
         (
-            lambda mask: Image.fromarray(np.arange(4, dtype=np.uint8).repeat(1024).reshape(64, 64)),
-            "4 grey values up to 3",
+            lambda mask: Image.fromarray(np.arange(64, dtype=np.uint8).repeat(64).reshape(64, 64)),
+            "64 grey levels up to 63",
         ),
         (lambda mask: Image.fromarray(mask).resize((64, 32)), "has 64 x 32 pixels .* its image 64 x 64"),
-        (lambda mask: Image.merge("LA", [Image.fromarray(mask | 255), Image.fromarray(mask)]), "transparent in places"),
+        (
+            lambda mask: Image.merge(
+                "LA", [Image.fromarray(mask), Image.fromarray(np.tri(64, dtype=np.uint8) * np.uint8(255))]
+            ),
+            "transparent in places",
+        ),
     ],
 )
 def test_a_picture_that_may_mean_another_mask_is_refused(phantoms, tmp_path, spoil, message):
@@ -149,6 +154,27 @@ def test_a_grey_mask_ends_at_middle_grey(phantoms, tmp_path):
     for path in tmp_path.iterdir():
         Image.fromarray(110 + np.asarray(Image.open(path), np.uint8) // 3).save(path)
     assert (evaluation.evaluate_masks(tmp_path, lesions, 64)["dice"] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits", "float"])
+def test_probability_maps_are_cut_at_one_half_whatever_their_format(phantoms, tmp_path, kind):
+    lesions = phantoms.lesions()
+    _, masks = lesions.load_arrays(64)
+    probs = 0.2 + 0.55 * masks + np.random.default_rng(0).uniform(0, 0.2, masks.shape)
+    for record, prob in zip(lesions, probs, strict=True):
+        if kind == "float":
+            Image.fromarray(prob.astype(np.float32)).save(tmp_path / f"{record.id}.tif")
+        else:
+            full, dtype = (255, np.uint8) if kind == "8 bits" else (65535, np.uint16)
+            Image.fromarray(np.rint(full * prob).astype(dtype)).save(tmp_path / f"{record.id}.png")
+    assert (evaluation.evaluate_masks(tmp_path, lesions, 64)["dice"] == 1).all()
+
+
+def test_the_mask_is_scored_where_the_image_lies_beside_it(phantoms, tmp_path):
+    write_masks(tmp_path, phantoms, suffix="_mask")
+    for record in phantoms:
+        Image.fromarray(record.image.read()).save(tmp_path / f"{record.id}.png")
+    assert (evaluation.evaluate_masks(tmp_path, phantoms.lesions(), 64)["dice"] == 1).all()
 
 
 def test_bootstrap_resamples_groups_not_images():

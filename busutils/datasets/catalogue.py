@@ -49,6 +49,8 @@ class Card:
     citation, doi, homepage : str
     counts : mapping of str to int
         Images by label in the complete set.
+    n_masks : int, optional
+        Mask files of the complete set.
     patients : int, optional
     group : str
         What a group is in this set.
@@ -75,6 +77,7 @@ class Card:
     counts: Mapping[str, int]
     group: str
     layout: str
+    n_masks: int | None = None
     patients: int | None = None
     quirks: tuple[str, ...] = ()
     downloads: tuple[Download, ...] = ()
@@ -116,6 +119,7 @@ BUSI = Card(
     doi="10.1016/j.dib.2019.104863",
     homepage="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
     counts={"benign": 437, "malignant": 210, "normal": 133},
+    n_masks=798,
     patients=600,
     group=(
         "images of one scene (no patient ids are published): this package's near-copy audit joined with "
@@ -156,6 +160,7 @@ BUS_BRA = Card(
     doi="10.1002/mp.16812",
     homepage="https://zenodo.org/records/8231412",
     counts={"benign": 1268, "malignant": 607},
+    n_masks=1875,
     patients=1064,
     group="Case (one patient)",
     layout="Images/bus_0001-l.png, Masks/mask_0001-l.png, bus_data.csv, 5-fold-cv.csv",

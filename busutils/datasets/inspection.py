@@ -16,7 +16,8 @@ import pandas as pd
 
 from busutils.datasets import splits
 from busutils.datasets.catalogue import CARDS, card
-from busutils.datasets.lesions import LABELS, Record, read_record
+from busutils.datasets.lesions import LABELS, Record, looks_inverted, read_record
+from busutils.datasets.loading import open_set
 from busutils.datasets.readers import Problem, Report
 from busutils.io import DatasetError
 
@@ -140,36 +141,44 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     DatasetError
         If there is no such set or folder, or the folder is not this set.
     """
-    from busutils import datasets  # the loader stands above this module
-
-    name, given = datasets.parse_spec(key)
-    about = card(name)
-    options = {**given, **options}
     report = Report(strict=False)
-    if name == "phantom":
-        records, folder = list(datasets.load(key, root, **options)), Path()
-    else:
-        folder = datasets.find_folder(name, root)
-        records = datasets.read_records(name, folder, report, **options)
+    dataset, folder = open_set(key, report, root=root, **options)
+    records, about = dataset.records, card(key.partition("?")[0])
     looked: dict[str, list[Record]] = {}
 
-    def look(record: Record) -> tuple[Record, str | None, bool, str | None]:
+    def look(record: Record) -> tuple[str, bool, bool] | DatasetError:
         try:
             image, mask = read_record(record)
-        except DatasetError as err:
-            return record, None, False, str(err)
-        return record, hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest(), mask.any(), None
+        except DatasetError as error:
+            return error
+        digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        return digest, bool(mask.any()), bool(looks_inverted(mask[None])[0])
 
+    n_lesions = 0
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for record, digest, drawn, broken in pool.map(look, records):
-            if broken:
-                report.fail("broken file", record.id, broken)
+        for record, seen in zip(records, pool.map(look, records), strict=True):
+            if isinstance(seen, DatasetError):
+                report.fail("broken file", record.id, str(seen))
                 continue
+            digest, drawn, inverted = seen
+            n_lesions += drawn and record.label != "normal"
             looked.setdefault(digest, []).append(record)
+            if inverted:
+                report.warn(
+                    "large mask",
+                    record.id,
+                    f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?",
+                )
             if record.label == "normal" and drawn:
                 report.warn("normal with a lesion", record.id, f"{record.id} is normal but its mask is not empty.")
             if record.label != "normal" and not drawn:
                 report.warn("empty mask", record.id, f"{record.id} is {record.label} but its mask is empty.")
+    n_masks = sum(len(record.masks) for record in records)
+    if looked and not n_lesions and any(record.masks and record.label != "normal" for record in records):
+        report.fail("empty masks", folder, f"{folder}: no mask shows a lesion: are they the right files?")
+    if about.n_masks and n_masks < about.n_masks and len(records) >= about.n_images:
+        missing = f"{about.title}: {n_masks} of {about.n_masks} published masks are there; fetch the set again."
+        report.fail("missing mask", folder, missing)
     for same in looked.values():
         if len(same) < 2:
             continue
@@ -185,12 +194,12 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     rows = [{"label": label, "found": found[label], "published": about.counts.get(label)} for label in shown]
     rows.append({"label": "all", "found": len(records), "published": about.n_images or None})
     return CheckReport(
-        key=name,
+        key=about.key,
         title=about.title,
         folder=folder,
         table=pd.DataFrame(rows).astype({"published": "Int64"}),
         problems=sorted(report.problems, key=lambda problem: not problem.fatal),
         n_images=len(records),
-        n_masks=sum(len(record.masks) for record in records),
+        n_masks=n_masks,
         n_groups=len({record.group for record in records}),
     )

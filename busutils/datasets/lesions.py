@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from busutils.datasets import cache, splits
 from busutils.errors import BusutilsError
 from busutils.io import (
     DatasetError,
+    DatasetWarning,
     PixelSource,
     read_image,
     read_mask,
@@ -31,6 +34,8 @@ _READERS = 4
 # A subset smaller than this share of its set is read by itself instead of filling the cache for the whole
 # set.
 _WORTH_CACHING = 0.25
+# A mask above this share of its image is probably inverted.
+_LARGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,22 @@ def _read_square(record: Record, size: int) -> tuple[np.ndarray, np.ndarray]:
     for level in _mask_levels(record, image.shape):
         mask |= resize_mask(level, size, image.shape)
     return resize_image(image, size), mask
+
+
+def looks_inverted(masks: np.ndarray) -> np.ndarray:
+    """Tell which masks cover more than 90 % of their image or all of its edge, as if black meant lesion.
+
+    Parameters
+    ----------
+    masks : (N, H, W) bool ndarray
+
+    Returns
+    -------
+    (N,) bool ndarray
+    """
+    edge = (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1])
+    around = np.all([side.all(axis=1) for side in edge], axis=0)
+    return around | (np.count_nonzero(masks, axis=(1, 2)) > _LARGE * masks.shape[1] * masks.shape[2])
 
 
 class LesionDataset:
@@ -272,7 +293,11 @@ class LesionDataset:
             rows,
             columns=None if rows else ["id", "label", "group", "source", "n_masks", "dy_mm", "dx_mm", "notes"],
         )
-        table.insert(3, "fold", self.folds())
+        try:
+            fold: Any = self.folds()
+        except DatasetError:  # the table shows the images that the shipped folds do not list
+            fold = pd.NA
+        table.insert(3, "fold", fold)
         return table
 
     def load_native(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -316,20 +341,53 @@ class LesionDataset:
         Raises
         ------
         DatasetError
-            If a file is broken, or a mask has the size of another picture.
+            If a file is broken, a mask has the size of another picture or may mean two things, or no mask of the set shows
+            a lesion.
+
+        Warns
+        -----
+        DatasetWarning
+            If masks look inverted: they cover more than 90 % of their image, or all of its edge.
         """
-        size = int(size)
-        if use_cache:
-            if self._parent is not None:
-                whole, index = self._whole()
-                entry = cache.entry_of(whole.records, size)
-                if entry is not None and (entry.exists() or len(self) >= _WORTH_CACHING * max(len(whole), 1)):
-                    return entry.load_or_make(lambda: whole._read_all(size), index)
-                return self._read_all(size)
-            entry = cache.entry_of(self.records, size)
-            if entry is not None:
-                return entry.load_or_make(lambda: self._read_all(size), None)
-        return self._read_all(size)
+        images, masks = self._cached_arrays(int(size)) if use_cache else self._read_all(int(size))
+        self._check_masks(masks)
+        return images, masks
+
+    def _cached_arrays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        whole, index = self._whole()
+        entry = cache.entry_of(whole.records, size)
+        if entry is None or not (entry.exists() or len(self) >= _WORTH_CACHING * max(len(whole), 1)):
+            return self._read_all(size)
+        try:
+            return entry.load_or_make(lambda: whole._read_all(size), None if whole is self else index)
+        except DatasetError:
+            if whole is self:
+                raise
+            return self._read_all(size)  # the file that is broken may be one that was left out
+
+    def _check_masks(self, masks: np.ndarray) -> None:
+        """Refuse a set whose masks are all empty; warn of masks that look inverted."""
+        lesions = np.array([record.label != "normal" and bool(record.masks) for record in self.records], bool)
+        if lesions.any() and not masks[lesions].any() and not self._whole()[0]._has_lesion():
+            raise DatasetError(
+                f"{self.name}: no mask shows a lesion: are they the right files? If all images are normal, label them so."
+            )
+        large = np.flatnonzero(looks_inverted(masks))
+        if large.size:
+            named = ", ".join(self.ids[large[:5]]) + (" …" if large.size > 5 else "")
+            warnings.warn(
+                f"{self.name}: {large.size} masks cover more than {_LARGE:.0%} of their image or all of its edge ({named}): "
+                "if black means lesion there, invert them.",
+                DatasetWarning,
+                stacklevel=3,
+            )
+
+    def _has_lesion(self) -> bool:
+        for record in self.records:
+            with contextlib.suppress(DatasetError):
+                if record.label != "normal" and read_record(record)[1].any():
+                    return True
+        return False
 
     def _whole(self) -> tuple[LesionDataset, np.ndarray]:
         """Find the set this one was taken from, and the positions of its records there."""
@@ -351,28 +409,46 @@ class LesionDataset:
                 pass
         return images, masks
 
-    def folds(self) -> np.ndarray:
+    def folds(self, *, recompute: bool = False) -> np.ndarray:
         """Fold number of every record, 1 to 5; a group is never in two folds.
 
-        Where ``folds/<key>.csv`` is shipped and lists every id, the numbers come from there (fold 5 is the
-        one that shipped weights never saw); else they are computed by
-        :func:`busutils.datasets.splits.grouped_folds` from groups and labels, with seed 0. A subset keeps the
-        numbers of the set it was taken from.
+        Where ``folds/<key>.csv`` is shipped the numbers come from there, by id (fold 5 is the one that shipped weights
+        never saw); else from the name of the group alone (:func:`busutils.datasets.fold_of_group`), so that a set that
+        grows keeps the folds it has.
+
+        Parameters
+        ----------
+        recompute : bool
+            Deal the groups of this set anew, evenly in size and label (:func:`busutils.datasets.grouped_folds`), and keep
+            these folds for later calls. Shipped weights may have seen images of the new fold 5.
 
         Returns
         -------
         (N,) int ndarray
+
+        Raises
+        ------
+        DatasetError
+            If folds are shipped for the set but do not list one of its images.
         """
-        if self._folds is None:
-            if self._parent is not None:
-                self._folds = self._parent.folds()[self._index]
-            else:
-                shipped = splits.shipped_folds(self.key)
-                if shipped is not None and len(self) and set(self.ids) <= set(shipped.index):
-                    self._folds = shipped.loc[self.ids, "fold"].to_numpy(int)
-                else:
-                    self._folds = splits.grouped_folds(self.groups, self.labels)
-        return self._folds.copy()
+        if recompute:
+            self._folds = splits.grouped_folds(self.groups, self.labels)
+        part, index = self, np.arange(len(self))
+        while part._folds is None and part._parent is not None:
+            index, part = part._index[index], part._parent
+        if part._folds is not None:
+            return part._folds[index]
+        shipped = splits.shipped_folds(self.key)
+        if shipped is None:
+            return np.array([splits.fold_of_group(group) for group in self.groups], int)
+        unlisted = self.ids[~np.isin(self.ids, shipped.index)].tolist()
+        if unlisted:
+            named = ", ".join(unlisted[:5]) + (" …" if len(unlisted) > 5 else "")
+            raise DatasetError(
+                f"{self.name}: the shipped folds do not list {len(unlisted)} of {len(self)} images ({named}): take them out, "
+                "or deal new folds with folds(recompute=True), whose fold 5 shipped weights may have seen."
+            )
+        return shipped.loc[self.ids, "fold"].to_numpy(int)
 
     def split(self, fold: int) -> tuple[LesionDataset, LesionDataset]:
         """Split into train and test: the test part is one fold.

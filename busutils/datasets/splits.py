@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
+import re
 from collections.abc import Sequence
 from importlib import resources
 
@@ -10,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from busutils.errors import BusutilsError
+
+# Steps of this share of a turn spread any run of numbers evenly (and independently of the class mix of the phantoms).
+_STEP = int((math.sqrt(3) - 1) * 2**64)
 
 
 class LeakError(BusutilsError):
@@ -74,6 +80,32 @@ def grouped_folds(
         fold_of[group] = np.argmin(gain)
         held[fold_of[group]] += counts[group]
     return fold_of[group_of] + 1
+
+
+def fold_of_group(group: str, *, n_folds: int = 5) -> int:
+    """Fold of a group from its name alone: the same whatever other groups a set holds.
+
+    The last number in the name steps through the folds, so that groups that are numbered in a row are spread evenly; the
+    rest of the name sets where the steps begin. Names without a number are spread by chance.
+
+    Parameters
+    ----------
+    group : str
+    n_folds : int
+
+    Returns
+    -------
+    int
+        1 to ``n_folds``.
+
+    Examples
+    --------
+    >>> [fold_of_group(f"case{number}") for number in range(1, 8)]
+    [3, 2, 5, 4, 3, 1, 5]
+    """
+    before, number, after = re.fullmatch(r"(.*?)(\d*)(\D*)", str(group), re.DOTALL).groups()
+    start = int.from_bytes(hashlib.sha256(f"{before}#{after}".encode()).digest()[:8], "big")
+    return ((start + int(number or 0) * _STEP) % 2**64 * n_folds >> 64) + 1
 
 
 def check_no_leak(groups_train: Sequence | np.ndarray, groups_test: Sequence | np.ndarray) -> None:

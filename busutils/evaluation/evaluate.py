@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from busutils import metrics
 from busutils.datasets import LesionDataset
 from busutils.errors import BusutilsError
 from busutils.evaluation.statistics import bootstrap_mean
-from busutils.io import read_image, resize_mask
+from busutils.io import DatasetError, read_image, read_mask, resize_mask
 from busutils.models.segmenter import Segmenter
 
 __all__ = [
@@ -131,35 +130,23 @@ def compare_methods(
     return pd.concat(tables, ignore_index=True)
 
 
-_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def _mask_file(folder: Path, record_id: str) -> Path | None:
-    for stem in (record_id, f"{record_id}_mask"):
-        for ending in _ENDINGS:
-            if (path := folder / f"{stem}{ending}").is_file():
+    # Where both are there, <id>.png may be the image.
+    for stem in (f"{record_id}_mask", record_id):
+        for suffix in _SUFFIXES:
+            if (path := folder / f"{stem}{suffix}").is_file():
                 return path
     return None
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    again = "write black and white, without transparency"
     try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture.convert("L"))
-            opaque = "A" not in picture.getbands() or np.ptp(picture.getchannel("A")) == 0
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"{path} is not a readable mask image: write it again") from error
-    if not opaque:
-        raise EvaluationError(f"{path} is transparent in places, which may or may not mean lesion: {again}")
-    levels = np.unique(values)
-    # Programs write lesions as 255, 1 or the number of a class; maps and smoothed borders have many levels, up to white.
-    two_valued = len(levels) == 1 or (len(levels) == 2 and levels[0] == 0)
-    if two_valued:
-        return values > levels[-1] / 2 if levels[-1] else np.zeros(values.shape, bool)
-    if levels[-1] < 128:
-        raise EvaluationError(f"{path} holds {len(levels)} grey values up to {levels[-1]}, which is no mask: {again}")
-    return values > 127
+        return read_mask(path) > 127
+    except DatasetError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size: int = 256) -> pd.DataFrame:
@@ -168,9 +155,9 @@ def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size:
     Parameters
     ----------
     folder : path-like
-        Holds one mask an image, ``<id>.png`` or ``<id>_mask.png`` (also BMP, TIFF): bright is lesion, black is not; an
-        image without a lesion has a black mask. Any size of the image's proportions will do: masks are brought to
-        the evaluation's square by the nearest pixel.
+        Holds one mask an image, ``<id>_mask.png`` or ``<id>.png`` (also BMP, TIFF, WebP): bright is lesion, black is not,
+        see :mod:`busutils.io.masks`; probability maps are cut at one half; an image without a lesion has a black mask. Any
+        size of the image's proportions will do: masks are brought to the evaluation's square by the nearest pixel.
     dataset : LesionDataset
         The images that were to be segmented, all of them.
     size : int, default 256
