@@ -132,7 +132,11 @@ def test_a_folder_that_leaves_images_out_is_refused(phantoms, tmp_path):
         (lambda mask: Image.fromarray(mask).resize((64, 32)), "has 64 x 32 pixels .* its image 64 x 64"),
         (
             lambda mask: Image.merge(
-                "LA", [Image.fromarray(mask), Image.fromarray(np.tri(64, dtype=np.uint8) * np.uint8(255))]
+                "LA",
+                [
+                    Image.fromarray(mask),
+                    Image.fromarray(np.uint8(255) * (np.arange(64) > 0) * np.ones((64, 1), np.uint8)),
+                ],
             ),
             "transparent in places",
         ),
