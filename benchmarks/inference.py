@@ -46,7 +46,6 @@ WEIGHTS = "busi-light"
 SIZES, BATCHES = (128, 256, 512), (1, 8)
 NETWORKS = {"keras": "Keras", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "monai": "MONAI, PyTorch"}
 METHODS = (
-    "busutils, openvino",
     "busutils, onnx",
     "busutils, keras",
     "loop, batches of 8",
@@ -101,7 +100,7 @@ def light(size: int) -> Any:
 
 
 def exported(size: int, folder: Path) -> str:
-    from busutils.app.export import export_network
+    from busutils.models import export_network
 
     path = folder / f"light-{size}.onnx"
     return str(path if path.exists() else export_network(light(size), path))
@@ -112,7 +111,7 @@ def calls_of_keras(size: int, batch: int, folder: Path) -> Callable[[np.ndarray]
 
 
 def calls_of_onnx(size: int, batch: int, folder: Path) -> Callable[[np.ndarray], Any]:
-    from busutils.app.engines import OnnxSegmenter
+    from busutils.models.runtimes import OnnxSegmenter
 
     session = OnnxSegmenter(exported(size, folder)).session_
     name = session.get_inputs()[0].name
@@ -202,13 +201,13 @@ def plain_loop(segmenter: Any, files: list[Path], out: Path, batch: int) -> None
 def method_here(method: str, root: str | None) -> Iterator[Row]:
     import joblib
 
-    from busutils.app.engines import load_segmenter
     from busutils.app.predict import predict_files
     from busutils.io import read_images, resize_image
+    from busutils.models import load
 
     files, cores = busi_files(root), joblib.cpu_count()
     engine = method.removeprefix("busutils, ") if method.startswith("busutils") else "keras"
-    segmenter = load_segmenter(WEIGHTS, "auto" if method.startswith("network") else engine, streams=cores)
+    segmenter = load(WEIGHTS, "auto" if method.startswith("network") else engine, streams=cores)
     about = {"part": "files", "what": method, "size": segmenter.size, "batch": 8, "cores": cores}
     with tempfile.TemporaryDirectory() as folder:
         if method.startswith("busutils"):
@@ -233,11 +232,11 @@ def stages_here(root: str | None) -> Iterator[Row]:
     import joblib
 
     from busutils.app import predict
-    from busutils.app.engines import load_segmenter
     from busutils.io import Image, read_images, resize_image, resize_map
+    from busutils.models import load
 
     files = busi_files(root)[::6]
-    segmenter = load_segmenter(WEIGHTS, streams=joblib.cpu_count())
+    segmenter = load(WEIGHTS, streams=joblib.cpu_count())
     kept: dict[str, list] = {}
 
     def stage(what: str, step: Callable[..., Any], *inputs: str) -> Row:
@@ -274,10 +273,10 @@ def memory_here(n: int) -> Iterator[Row]:
     from PIL import Image
 
     from busutils import datasets
-    from busutils.app.engines import engine_of, load_segmenter
     from busutils.app.predict import find_images, predict_files
+    from busutils.models import load
 
-    segmenter = load_segmenter(WEIGHTS, streams=joblib.cpu_count())
+    segmenter = load(WEIGHTS, streams=joblib.cpu_count())
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "in"), Path(folder, "out")
         source.mkdir()
@@ -293,7 +292,7 @@ def memory_here(n: int) -> Iterator[Row]:
             for _ in predict_files(segmenter, find_images([source]), out):
                 pass
 
-        about = {"part": "memory", "what": f"busutils, {engine_of(segmenter)}", "size": segmenter.size, "batch": 8}
+        about = {"part": "memory", "what": f"busutils, {segmenter.runtime}", "size": segmenter.size, "batch": 8}
         yield measured(run, n, **about, cores=joblib.cpu_count())
 
 

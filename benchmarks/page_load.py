@@ -27,9 +27,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from busutils import datasets
+from busutils import datasets, models
 from busutils import io as bio
-from busutils.app import answers, engines, page
+from busutils.app import answers, page
 from busutils.models.segmenter import Segmenter
 
 IMAGES_A_USER = 3
@@ -39,7 +39,7 @@ WARM_SECONDS = 20
 
 def serve(weights: str) -> None:
     """The page in this process, until its standard input ends; prints its address and its folder."""
-    with page.serving(engines.load_segmenter(weights), name=weights, keep_seconds=KEEP_SECONDS) as address:
+    with page.serving(models.load(weights), name=weights, keep_seconds=KEEP_SECONDS) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         files = sum(path.is_file() for path in folder.rglob("*"))  # thumbnails of the samples
         print(json.dumps({"address": address, "folder": str(folder), "files": files}), flush=True)
@@ -165,7 +165,7 @@ def main() -> None:
 
     n = args.users * IMAGES_A_USER
     images = [record.image.read() for record in datasets.load("phantom", n=n, seed=11)]
-    segmenter = engines.load_segmenter(args.weights)
+    segmenter = models.load(args.weights)
     masks = expected(segmenter, images)
     different = len({mask.tobytes() for mask in masks})
     command = [sys.executable, __file__, "--serve", "--weights", args.weights]
@@ -202,7 +202,7 @@ def main() -> None:
     errors = [error for user in users for error in user.errors]
     result = {
         "weights": args.weights,
-        "engine": engines.engine_name(segmenter),
+        "runtime": models.runtime_name(segmenter),
         "cores": os.cpu_count(),
         "users": args.users,
         "seconds": args.seconds,

@@ -117,7 +117,7 @@ def helps(
     }
 
     def fresh(**settings: object) -> models.Segmenter:
-        segmenter = models.load(models.weights.weights_file(weights)).set_params(views=1, **settings)
+        segmenter = models.load_weights(weights).set_params(views=1, **settings)
         segmenter.min_confidence_ = 0
         return segmenter
 
@@ -127,7 +127,7 @@ def helps(
         print(f"{weights}: {name}: {row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]", flush=True)
         return table.assign(method=name, weights=weights)
 
-    cut = models.load(models.weights.weights_file(weights)).set_params(views=1)
+    cut = models.load_weights(weights).set_params(views=1)
     tables = [score("as shipped, one view", cut, images), score(BASE, fresh(), images)]
     tables.append(score("mirrored", fresh().set_params(views=2), images))
     tables.append(score("mirrored and shrunk", fresh().set_params(views=4), images))

@@ -165,7 +165,9 @@ def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
         return models.EnsembleSegmenter(**settings, seed=seed)
     if kind == "weights":
         name = str(settings.get("name"))
-        return models.load_weights(name) if name in models.list_weights() else models.load(name)
+        if name in models.list_weights():
+            return models.load_weights(name)
+        return models.load(name, "auto" if name.endswith(".onnx") else "keras")
     raise SpecError(f"unknown kind {kind!r}: choose one of {', '.join(_KINDS)}")
 
 

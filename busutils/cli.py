@@ -64,9 +64,9 @@ def _say(text: str) -> None:
 
 def segmenter_named(name: str):
     """A segmenter by what a user types: a K-Means preset, shipped weights, or a file; networks run as they were trained."""
-    from busutils.app.engines import load_segmenter
+    from busutils import models
 
-    return load_segmenter(name, "auto" if name.endswith((".onnx", ".xml")) else "keras")
+    return models.load(name, "auto" if name.endswith(".onnx") else "keras")
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -139,15 +139,15 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     import joblib
 
-    from busutils.app.engines import engine_name, load_segmenter
-    from busutils.app.predict import find_images, predict_files, recorded_engine
+    from busutils.app.predict import find_images, predict_files, recorded_runtime
+    from busutils.models.runtimes import load, runtime_name
 
     files = find_images(args.images, recursive=args.recursive, out=args.out)
-    engine = args.engine
-    if engine == "auto" and not args.overwrite:
-        engine = recorded_engine(args.out, args.weights) or "auto"  # engines differ in the last digits
-    segmenter = load_segmenter(args.weights, engine, streams=joblib.cpu_count())
-    if name := engine_name(segmenter):
+    runtime = args.runtime
+    if runtime == "auto" and not args.overwrite:
+        runtime = recorded_runtime(args.out, args.weights) or "auto"  # runtimes differ in the last digits
+    segmenter = load(args.weights, runtime, streams=joblib.cpu_count())
+    if name := runtime_name(segmenter):
         _say(f"busutils: {name} runs the network")
     with _cluster(args.scheduler) as client:
         rows = predict_files(
@@ -235,12 +235,12 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from busutils.app.export import export_network
+    from busutils.models import export_network
 
-    ending = {"onnx": ".onnx", "openvino": ".xml"}[args.to]
-    if Path(args.out).suffix != ending:
-        raise CommandError(f"an export --to {args.to} ends in {ending}: give such an --out")
-    print(export_network(segmenter_named(args.weights), args.out))
+    if Path(args.out).suffix != ".onnx":
+        raise CommandError("an exported network ends in .onnx: give such an --out")
+    images = datasets.load(args.images).load_arrays(256)[0] if args.images else ()
+    print(export_network(segmenter_named(args.weights), args.out, precision=args.precision, images=images))
     return 0
 
 
@@ -248,11 +248,12 @@ def _app(args: argparse.Namespace) -> int:
     import signal
     import threading
 
-    from busutils.app import engines, page
+    from busutils import models
+    from busutils.app import page
 
     # Containers are stopped by this signal; uploads are deleted then, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    segmenter = engines.load_segmenter(args.weights, args.engine)
+    segmenter = models.load(args.weights, args.runtime)
     with (
         contextlib.suppress(KeyboardInterrupt),
         page.serving(segmenter, name=args.weights, host=args.host, port=args.port) as address,
@@ -458,9 +459,9 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace what DIR holds; by default a stopped run is taken up again"
     )
     command.add_argument(
-        "--engine",
+        "--runtime",
         default="auto",
-        choices=["auto", "onnx", "openvino", "keras"],
+        choices=["auto", "onnx", "keras"],
         help="what runs the network; auto takes the fastest that is installed",
     )
     command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, such as tcp://host:8786")
@@ -490,14 +491,17 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add(commands, "export", _export, "write a network as a file that needs no TensorFlow")
     command.add_argument("--weights", required=True, metavar="NAME", help="shipped weights, or a file")
-    command.add_argument("--to", default="onnx", choices=["onnx", "openvino"])
-    command.add_argument("--out", required=True, metavar="FILE", help="ends in .onnx, or for OpenVINO in .xml")
+    command.add_argument("--out", required=True, metavar="FILE", help="ends in .onnx")
+    command.add_argument(
+        "--precision", default="float32", choices=["float32", "int8"], help="int8: a quarter of the size"
+    )
+    command.add_argument(
+        "--images", metavar="NAME", help="int8: a set whose images measure the ranges, beside phantoms"
+    )
 
     command = add(commands, "app", _app, "serve the web page")
     command.add_argument("--weights", default="busi-light", metavar="NAME", help="default: busi-light")
-    command.add_argument(
-        "--engine", default="auto", choices=["auto", "onnx", "openvino", "keras"], help="default: auto"
-    )
+    command.add_argument("--runtime", default="auto", choices=["auto", "onnx", "keras"], help="default: auto")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; default: 127.0.0.1")
     command.add_argument("--port", type=int, default=7860)
     return parser

@@ -183,7 +183,7 @@ def test_shipped_weights_are_scored_on_what_they_never_saw(tmp_path, own_cache, 
     other = tmp_path / "other.npz"
     models.UNetSegmenter(size=32, filters=(2, 4), epochs=1).fit(*datasets.load(seen).load_arrays(32)).save(other)
     monkeypatch.setattr(benchmark, "weights_file", lambda name: other)
-    monkeypatch.setattr(models, "load_weights", lambda name: models.load(other))
+    monkeypatch.setattr(models, "load_weights", lambda name: models.load(other, "keras"))
     assert not benchmark.run_benchmark(spec)["dice"].equals(table["dice"])
     monkeypatch.setattr(models, "weights_facts", lambda name: {"trained_on": seen, "held_out": None})
     with pytest.raises(benchmark.SpecError, match="no image is left"):

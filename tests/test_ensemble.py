@@ -27,7 +27,7 @@ def test_members_differ_and_their_mean_answers(ensemble, discs):
 
 def test_it_is_saved_and_loaded(ensemble, discs, tmp_path):
     images, _ = discs
-    loaded = models.load(ensemble.save(tmp_path / "e.npz"))
+    loaded = models.load(ensemble.save(tmp_path / "e.npz"), "keras")
     np.testing.assert_array_equal(loaded.predict_proba(images[:4]), ensemble.predict_proba(images[:4]))
     assert loaded.threshold_ == ensemble.threshold_
     np.testing.assert_array_equal(loaded.predict(images), ensemble.predict(images))
@@ -61,7 +61,7 @@ def test_trained_networks_are_joined(ensemble, discs, tmp_path):
     images, _ = discs
     joined = models.EnsembleSegmenter.of(ensemble.members_)
     np.testing.assert_array_equal(joined.predict(images[:4]), ensemble.predict(images[:4]))
-    loaded = models.load(joined.save(tmp_path / "joined.npz"))
+    loaded = models.load(joined.save(tmp_path / "joined.npz"), "keras")
     np.testing.assert_array_equal(loaded.predict_proba(images[:4]), ensemble.predict_proba(images[:4]))
     alone = models.EnsembleSegmenter.of(ensemble.members_[1:])
     np.testing.assert_array_equal(alone.predict(images[:4]), ensemble.members_[1].predict(images[:4]))

@@ -13,7 +13,7 @@ from PIL import Image
 from trees import blob, picture
 
 from busutils import datasets, io, models
-from busutils.app import engines, predict
+from busutils.app import predict
 from busutils.app.predict import PredictError, find_images, predict_files
 
 
@@ -350,7 +350,7 @@ def test_a_mended_file_is_tried_again_and_a_wish_for_overlays_is_met(tmp_path):
 def test_other_weights_do_not_mix_with_what_a_folder_holds(tmp_path):
     files = sorted(images_in(tmp_path / "in", 2).iterdir())
     list(predict_files(Bright(), files, tmp_path / "out", weights="bright"))
-    with pytest.raises(PredictError, match=r"other weights, settings or engine \(bright\)"):
+    with pytest.raises(PredictError, match=r"other weights, settings or runtime \(bright\)"):
         list(predict_files(Bright(size=16), files, tmp_path / "out"))
     (tmp_path / "out" / "mine.txt").write_text("kept")
     assert len(list(predict_files(Bright(size=16), files[:1], tmp_path / "out", overwrite=True))) == 1
@@ -513,7 +513,7 @@ def test_k_means_does_not_wait_for_keras_lock(tmp_path, monkeypatch):
     assert len(list(predict_files(models.KMeansSegmenter("textbook"), files, tmp_path / "out"))) == len(files)
 
 
-# -- engines and clusters ------------------------------------------------------------------------------------
+# -- runtimes and clusters ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -562,23 +562,3 @@ def test_the_command_writes_the_same_on_a_cluster(tmp_path, constant):
 def test_a_cluster_needs_a_name_of_the_weights(tmp_path):
     with pytest.raises(PredictError, match="give their name"):
         next(predict_files(Bright(), [], tmp_path, client=object()))
-
-
-def test_engines_are_refused_in_one_sentence(tmp_path, constant, monkeypatch):
-    with pytest.raises(engines.EngineError, match="leave it to auto"):
-        engines.load_segmenter("kmeans-best", "onnx")
-    with pytest.raises(engines.EngineError, match="leave it to auto"):
-        engines.load_segmenter(constant, "openvino")
-    with pytest.raises(engines.EngineError, match="no engine 'fast'"):
-        engines.load_segmenter("kmeans-best", "fast")
-    with pytest.raises(engines.EngineError, match="cannot run"):
-        engines.load_segmenter("a.xml", "onnx")
-    with pytest.raises(models.WeightsError, match="name a file or one of"):
-        engines.load_segmenter("nothing")
-    assert engines.engine_of(engines.load_segmenter("kmeans-best")) == ""
-    assert engines.engine_name(engines.load_segmenter(constant)) == ""
-    monkeypatch.setattr(engines, "_installed", lambda *_: False)
-    with pytest.raises(engines.EngineError, match=r"pip install 'busutils\[export\]'"):
-        engines.load_segmenter("busi-light", "onnx")
-    with pytest.raises(engines.EngineError, match=r"pip install 'busutils\[tf\]'"):
-        engines.load_segmenter("busi-light")

@@ -34,14 +34,14 @@ def test_it_learns_to_find_discs(tiny_unet, discs):
 
 def test_saved_and_loaded_weights_predict_the_same(tiny_unet, discs, tmp_path):
     images, _ = discs
-    loaded = models.load(tiny_unet.save(tmp_path / "u.npz"))
+    loaded = models.load(tiny_unet.save(tmp_path / "u.npz"), runtime="keras")
     np.testing.assert_array_equal(loaded.predict_proba(images[:4]), tiny_unet.predict_proba(images[:4]))
     assert loaded.threshold_ == tiny_unet.threshold_
     assert len(loaded.history_) == 6
     half = tiny_unet.save(tmp_path / "half.npz", half=True)
     assert half.stat().st_size < 0.7 * (tmp_path / "u.npz").stat().st_size
     np.testing.assert_allclose(
-        models.load(half).predict_proba(images[:4]), tiny_unet.predict_proba(images[:4]), atol=0.02
+        models.load(half, "keras").predict_proba(images[:4]), tiny_unet.predict_proba(images[:4]), atol=0.02
     )
 
 
@@ -361,7 +361,7 @@ sys.exit(main(["train", "--dataset", "phantom?n=20&size=32", "--size", "32", "--
     }
     path = tmp_path / "two.npz"
     subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True, capture_output=True)
-    assert models.load(path).predict_proba([np.zeros((32, 32), np.uint8)])[0].shape == (32, 32)
+    assert models.load(path, "keras").predict_proba([np.zeros((32, 32), np.uint8)])[0].shape == (32, 32)
 
 
 def test_a_network_too_large_for_its_file_is_never_built(tiny_unet, tmp_path, monkeypatch):
@@ -373,5 +373,5 @@ def test_a_network_too_large_for_its_file_is_never_built(tiny_unet, tmp_path, mo
     for changes in ({"filters": [8, 16, 2000]}, {"filters": [10**9, 2]}, {"size": 65536}, {"views": 7}):
         wrong = {**header, "params": header["params"] | changes}
         np.savez(path, header=np.array(json.dumps(wrong)), **arrays)
-        with pytest.raises(models.WeightsError, match="fewer weights|from 1 to 4096|damaged"):
-            models.load(path)
+        with pytest.raises(models.WeightsError, match=r"fewer weights|from 1 to 4096|damaged"):
+            models.load(path, "keras")

@@ -171,7 +171,7 @@ def main() -> None:
         trained = models.fit_on(recipe.segmenter, train, progress=True)
         # Any machine can compute in float32; few are quick in the formats that training may have used.
         trained.set_params(precision="float32").save(path, half=True)
-    shipped = models.load(path)
+    shipped = models.load(path, "keras")
     scores = [score(shipped, spec, fold, args.root) for spec, fold in recipe.scored_on]
     cards = {key: datasets.card(key) for key in (datasets.parse_spec(spec)[0] for spec in recipe.trained_on)}
     generator = phantom.GENERATOR_VERSION if "phantom" in cards else None

@@ -27,14 +27,14 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from busutils import jobs
-from busutils.app.engines import content_of, engine_of, load_segmenter
 from busutils.app.record import RECORD, PredictError, Record, Source, only_run, read_settings, source_of
 from busutils.datasets import DatasetError
 from busutils.explain.uncertainty import doubt
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, is_dicom, read_images
+from busutils.models.runtimes import content_of, load
 from busutils.models.segmenter import Segmenter
 
-__all__ = ["PredictError", "Prediction", "describe", "find_images", "predict_files", "recorded_engine"]
+__all__ = ["PredictError", "Prediction", "describe", "find_images", "predict_files", "recorded_runtime"]
 
 logger = logging.getLogger(__name__)
 
@@ -387,7 +387,7 @@ class _Step(NamedTuple):
     """What a worker of a cluster is to do; it loads the weights itself, once."""
 
     weights: str
-    engine: str
+    runtime: str
     content: str
     overlay: bool
     folder: str  # in which relative paths are meant
@@ -395,8 +395,8 @@ class _Step(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(weights: str, engine: str, content: str, overlay: bool) -> _Worker:
-    segmenter = load_segmenter(weights, engine or "auto", streams=joblib.cpu_count())
+def _worker(weights: str, runtime: str, content: str, overlay: bool) -> _Worker:
+    segmenter = load(weights, runtime or "auto", streams=joblib.cpu_count())
     if content_of(segmenter) != content:
         raise PredictError(f"a worker of the cluster has other weights {weights} than this machine: make them equal")
     return _Worker(segmenter, overlay)
@@ -404,7 +404,7 @@ def _worker(weights: str, engine: str, content: str, overlay: bool) -> _Worker:
 
 def _do_step(step: _Step) -> list[_Made]:
     with _LOADING:
-        worker = _worker(step.weights, step.engine, step.content, step.overlay)
+        worker = _worker(step.weights, step.runtime, step.content, step.overlay)
     made = []
     for task in step.tasks:
         there = Path(step.folder, task.file)
@@ -436,8 +436,8 @@ def _segment_on(client: Any, tasks: Iterable[_Task], step: _Step) -> Iterator[li
 # -- the whole -----------------------------------------------------------------------------------------------
 
 
-def recorded_engine(out: str | os.PathLike[str], weights: str) -> str:
-    """Engine that made the predictions in a folder, so that the rest can be made alike.
+def recorded_runtime(out: str | os.PathLike[str], weights: str) -> str:
+    """Runtime that made the predictions in a folder, so that the rest can be made alike.
 
     Parameters
     ----------
@@ -452,7 +452,7 @@ def recorded_engine(out: str | os.PathLike[str], weights: str) -> str:
         Empty if there are no predictions of these weights.
     """
     settings = read_settings(Path(out))
-    return settings.get("engine", "") if settings.get("weights") == weights else ""
+    return settings.get("runtime", "") if settings.get("weights") == weights else ""
 
 
 def predict_files(
@@ -474,7 +474,7 @@ def predict_files(
     Parameters
     ----------
     segmenter : Segmenter
-        A fitted one; :func:`busutils.app.engines.load_segmenter` gives the fastest.
+        A fitted one; :func:`busutils.models.load` gives the fastest.
     files : iterable of pathlib.Path
         Pictures, clips and DICOM files, see :func:`busutils.io.read_images`. Two of the same name get their
         folder's name before it. Frames of a clip are named ``<name>_f0001`` and so on.
@@ -499,11 +499,11 @@ def predict_files(
     Raises
     ------
     PredictError
-        If the folder holds predictions of other weights, settings or engine, or files that no run wrote and that would
+        If the folder holds predictions of other weights, settings or runtime, or files that no run wrote and that would
         be overwritten, or another run is writing to it.
     """
     out = Path(out)
-    settings = {"weights": weights, "engine": engine_of(segmenter), "content": content_of(segmenter)}
+    settings = {"weights": weights, "runtime": segmenter.runtime, "content": content_of(segmenter)}
     if client is not None and not weights:
         raise PredictError("workers of a cluster load the weights themselves: give their name or file")
     out.mkdir(parents=True, exist_ok=True)
@@ -513,7 +513,7 @@ def predict_files(
         if client is None:
             results = _Worker(segmenter, overlay).segment_files(tasks)
         else:
-            here = _Step(weights, settings["engine"], settings["content"], overlay, str(Path.cwd()), [])
+            here = _Step(weights, settings["runtime"], settings["content"], overlay, str(Path.cwd()), [])
             results = _segment_on(client, tasks, here)
         with contextlib.closing(results), record.writing(settings, [task.source.path for task in tasks]):
             for task, images in itertools.groupby(itertools.chain.from_iterable(results), lambda made: made.task):
@@ -532,10 +532,10 @@ def _todo(
     before = record.settings
     if overwrite:
         record.sources = {}
-    elif before and any(before.get(name) != settings[name] for name in ("content", "engine")):
-        known = ", ".join(filter(None, (before.get("weights"), before.get("engine")))) or "unknown"
+    elif before and any(before.get(name) != settings[name] for name in ("content", "runtime")):
+        known = ", ".join(filter(None, (before.get("weights"), before.get("runtime")))) or "unknown"
         raise PredictError(
-            f"{record.out} holds predictions made with other weights, settings or engine ({known}): "
+            f"{record.out} holds predictions made with other weights, settings or runtime ({known}): "
             "give another folder, or --overwrite to replace them"
         )
     tasks: dict[str, _Task] = {}

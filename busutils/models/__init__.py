@@ -8,21 +8,26 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from busutils.models.segmenter import Segmenter, WeightsError, clean_mask, load
+from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
 
 # Name → module: imported when first asked for, so that K-Means never pays for Keras.
 _LAZY = {
     "ConstantMaskSegmenter": "busutils.models.constant",
     "KMeansSegmenter": "busutils.models.kmeans",
     "EnsembleSegmenter": "busutils.models.ensemble",
+    "RUNTIMES": "busutils.models.runtimes",
+    "RuntimeNotAvailable": "busutils.models.runtimes",
+    "export_network": "busutils.models.export",
     "fit_on": "busutils.models.fitting",
+    "load": "busutils.models.runtimes",
+    "runtime_name": "busutils.models.runtimes",
     "UNetSegmenter": "busutils.models.training",
     "load_weights": "busutils.models.weights",
     "list_weights": "busutils.models.weights",
     "weights_facts": "busutils.models.weights",
 }
 
-__all__ = [*_LAZY, "Segmenter", "WeightsError", "clean_mask", "load"]
+__all__ = [*_LAZY, "Segmenter", "WeightsError", "clean_mask"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_map
 from busutils.jobs import atomic_path
 
-__all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "load", "mean_of_views"]
+__all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "mean_of_views", "read_archive"]
 
 FORMAT_VERSION = 1
 # Of an image; so many pixels tell how sure a network is of a region.
@@ -532,7 +532,7 @@ class Segmenter(BaseEstimator):
         if not path.is_file():
             raise WeightsError(f"there is no weights file {path}: check the path")
         try:
-            return cls._from_archive(path, *_read_archive(path))
+            return cls._from_archive(path, *read_archive(path))
         except (WeightsError, ImportError):
             raise
         except Exception as error:  # what a damaged file makes fail cannot be listed
@@ -578,13 +578,33 @@ class Segmenter(BaseEstimator):
                 raise WeightsError(f"{name} must lie in [0, 1], the file says {value!r}")
 
 
-def _read_archive(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a saved segmenter, whose sizes are looked at before memory is taken."""
+def read_archive(path: Path, only: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a saved segmenter, whose sizes are looked at before memory is taken.
+
+    Parameters
+    ----------
+    path : Path
+        A file of :meth:`Segmenter.save`.
+    only : str, optional
+        Read this array alone, such as ``"header"``.
+
+    Returns
+    -------
+    header : dict
+    arrays : dict of str to ndarray
+
+    Raises
+    ------
+    Exception
+        Of many classes, if the file is damaged; :meth:`Segmenter.load` makes one of them.
+    """
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
             raise WeightsError(f"{path} unpacks to more than {MAX_BYTES / 2**30:g} GiB: it is no file of saved weights")
         for entry in archive.infolist():
+            if only and entry.filename != f"{only}.npy":
+                continue
             with archive.open(entry) as file:
                 if np.lib.format.read_magic(file) != (1, 0):
                     raise BusutilsError(f"{entry.filename} is written in another way than by numpy.savez")
@@ -600,8 +620,3 @@ def _read_archive(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _halved(values: np.ndarray) -> np.ndarray:
     return values if np.abs(values).max(initial=0) > np.finfo(np.float16).max else values.astype(np.float16)
-
-
-def load(path: str | os.PathLike[str]) -> Segmenter:
-    """Read any saved segmenter; see :meth:`Segmenter.load`."""
-    return Segmenter.load(path)

@@ -53,7 +53,7 @@ def weights_facts(name: str) -> dict[str, Any]:
 
 
 def load_weights(name: str) -> Segmenter:
-    """Return a trained segmenter from the package.
+    """Return a trained segmenter from the package, with its Keras network; see :func:`busutils.models.load`.
 
     Parameters
     ----------
@@ -75,10 +75,17 @@ def load_weights(name: str) -> Segmenter:
     UserWarning
         If they were trained on phantoms of another generator version than this package's.
     """
+    from busutils.models.runtimes import load
+
+    weights_facts(name)
+    return load(name, "keras")
+
+
+def warn_of_other_generator(name: str) -> None:
+    """Warn if shipped weights were trained on phantoms of another generator version than this package's."""
     made_with = weights_facts(name).get("generator_version")
     if made_with is not None and made_with != GENERATOR_VERSION:
         warnings.warn(
             f"{name} was trained on phantoms of generator {made_with}, this is {GENERATOR_VERSION}: train it again",
-            stacklevel=2,
+            stacklevel=4,
         )
-    return Segmenter.load(weights_file(name))

@@ -1,4 +1,4 @@
-"""Exported networks, and the engines that run them."""
+"""Exported networks, what runs them, and the one way to load a method."""
 
 import copy
 import json
@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busutils import datasets, evaluation, models
-from busutils.app import engines
-
-ENGINES_OF = {".onnx": ["onnx", "openvino"], ".xml": ["openvino"]}
-CASES = [(ending, engine) for ending, able in ENGINES_OF.items() for engine in able]
+from busutils import datasets, evaluation, metrics, models
+from busutils.models import runtimes
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +34,9 @@ def ensemble(tiny_unet):
 
 @pytest.fixture(scope="session")
 def exported(cut, tmp_path_factory):
-    """Exports of one U-Net by their ending."""
-    from busutils.app.export import export_network
-
+    """Export of a U-Net."""
     needs("onnxruntime", "tf2onnx")
-    folder = tmp_path_factory.mktemp("exports")
-    endings = [".onnx"] + [".xml"] * engines._installed("openvino")
-    return {ending: export_network(cut, folder / f"unet{ending}") for ending in endings}
+    return models.export_network(cut, tmp_path_factory.mktemp("exports") / "unet.onnx")
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +49,7 @@ def with_encoder(tiny_unet):
 
 def needs(*packages):
     for package in packages:
-        pytest.importorskip(package, reason="the extras 'export' and 'openvino' are not installed")
+        pytest.importorskip(package, reason="the extra 'export' is not installed")
 
 
 def assert_alike(segmenter, exported, images):
@@ -67,13 +60,11 @@ def assert_alike(segmenter, exported, images):
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize(("ending", "engine"), CASES)
-def test_an_exported_network_gives_the_same_masks(ending, engine, cut, exported, discs):
-    needs(engines._PACKAGES[engine])
+def test_an_exported_network_gives_the_same_masks(cut, exported, discs):
     images = [image[: 20 + index] for index, image in enumerate(discs[0][:10])]
-    segmenter = engines.load_segmenter(str(exported[ending]), engine, streams=2)
-    assert engines.engine_of(segmenter) == engine
-    assert engines.content_of(segmenter) == engines.content_of(cut)
+    segmenter = models.load(exported, streams=2)
+    assert segmenter.runtime == "onnx"
+    assert runtimes.content_of(segmenter) == runtimes.content_of(cut)
     assert_alike(cut, segmenter, images)
     assert_alike(cut, pickle.loads(pickle.dumps(segmenter)), images[:2])
     alone = segmenter.predict_proba(images[3:4])[0]
@@ -83,20 +74,14 @@ def test_an_exported_network_gives_the_same_masks(ending, engine, cut, exported,
 @pytest.mark.tf
 @pytest.mark.parametrize("which", ["ensemble", pytest.param("with_encoder", marks=pytest.mark.slow)])
 def test_ensembles_and_encoders_are_exported(which, discs, tmp_path, request):
-    from busutils.app.export import export_network
-
     needs("onnxruntime", "tf2onnx")
     segmenter = request.getfixturevalue(which)
-    path = export_network(segmenter, tmp_path / "network.onnx")
-    for engine in ENGINES_OF[".onnx"]:
-        if engines._installed(engines._PACKAGES[engine]):
-            assert_alike(segmenter, engines.load_segmenter(str(path), engine), list(discs[0][:6]))
+    path = models.export_network(segmenter, tmp_path / "network.onnx")
+    assert_alike(segmenter, models.load(path), list(discs[0][:6]))
 
 
 @pytest.mark.tf
 def test_half_precision_is_exported_as_single(discs, tmp_path):
-    from busutils.app.export import OnnxSegmenter, export_network
-
     needs("onnxruntime", "tf2onnx")
     settings = {"size": 32, "filters": (4, 8)}
     half = models.UNetSegmenter(**settings, precision="mixed_float16")
@@ -104,21 +89,19 @@ def test_half_precision_is_exported_as_single(discs, tmp_path):
     single = models.UNetSegmenter(**settings)
     single._set_arrays(half._arrays())
     single.fitted_ = True
-    assert_alike(single, OnnxSegmenter(str(export_network(half, tmp_path / "half.onnx"))), list(discs[0][:4]))
+    assert_alike(single, models.load(str(models.export_network(half, tmp_path / "half.onnx"))), list(discs[0][:4]))
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize(("ending", "engine"), CASES)
-def test_an_exported_network_runs_where_there_is_no_keras(ending, engine, cut, exported, discs, tmp_path):
-    needs(engines._PACKAGES[engine])
+def test_an_exported_network_runs_where_there_is_no_keras(cut, exported, discs, tmp_path):
     np.save(tmp_path / "images.npy", discs[0][:5])
     code = f"""
 import sys
 for name in ("keras", "tensorflow", "onnx", "tf2onnx"):
     sys.modules[name] = None
 import numpy as np
-from busutils.app.engines import load_segmenter
-segmenter = load_segmenter({str(exported[ending])!r}, {engine!r})
+from busutils import models
+segmenter = models.load({str(exported)!r})
 np.save({str(tmp_path / "masks.npy")!r}, segmenter.predict(np.load({str(tmp_path / "images.npy")!r})))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -130,34 +113,70 @@ def test_weights_are_exported_once_and_then_need_no_keras(tiny_unet, discs, tmp_
     needs("onnxruntime", "tf2onnx")
     monkeypatch.setenv("BUSUTILS_CACHE_DIR", str(tmp_path / "cache"))
     path = str(tiny_unet.save(tmp_path / "mine.npz"))
-    first = engines.load_segmenter(path, "onnx")
+    first = models.load(path, "onnx")
     assert_alike(tiny_unet, first, list(discs[0][:3]))
-    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("Keras was asked"))
-    again = engines.load_segmenter(path, "onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(models.Segmenter, "load", lambda *_: pytest.fail("Keras was asked"))
+        again = models.load(path)
+    assert again.runtime == "onnx"
     np.testing.assert_array_equal(again.predict_proba(discs[0][:3]), first.predict_proba(discs[0][:3]))
-    # The first of those that are installed.
-    present = [e for e in engines.ENGINES if engines._installed(engines._PACKAGES[e])]
-    assert engines.engine_of(engines.load_segmenter(path)) == present[0]
-    monkeypatch.undo()
-    assert engines.engine_of(engines.load_segmenter(path, "keras")) == "keras"
+    [kept] = (tmp_path / "cache" / "exports").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])  # a damaged one is made anew
+    np.testing.assert_array_equal(models.load(path).predict(discs[0][:3]), first.predict(discs[0][:3]))
+    assert models.load(path, "keras").runtime == "keras"
 
 
 @pytest.mark.parametrize("content", [b"", b"no network", json.dumps({"size": 3}).encode()])
-@pytest.mark.parametrize(("ending", "engine"), CASES)
-def test_a_damaged_export_is_one_sentence(ending, engine, content, tmp_path):
-    needs(engines._PACKAGES[engine])
-    (tmp_path / f"bad{ending}").write_bytes(content)
+def test_a_damaged_export_is_one_sentence(content, tmp_path):
+    needs("onnxruntime")
+    (tmp_path / "bad.onnx").write_bytes(content)
     with pytest.raises(models.WeightsError, match="export it again"):
-        engines.load_segmenter(str(tmp_path / f"bad{ending}"), engine)
+        models.load(tmp_path / "bad.onnx")
     with pytest.raises(models.WeightsError, match="check the path"):
-        engines.load_segmenter(str(tmp_path / f"none{ending}"), engine)
+        models.load(tmp_path / "none.onnx")
+
+
+def test_runtimes_are_refused_in_one_sentence(tmp_path, discs, monkeypatch):
+    constant = models.ConstantMaskSegmenter(size=32).fit(*discs).save(tmp_path / "constant.npz")
+    for method in ("kmeans-best", constant):
+        with pytest.raises(models.RuntimeNotAvailable, match="leave it to auto"):
+            models.load(method, "onnx")
+        assert models.load(method).runtime == models.runtime_name(models.load(method)) == ""
+    with pytest.raises(models.RuntimeNotAvailable, match="no runtime 'fast'"):
+        models.load("kmeans-best", "fast")
+    with pytest.raises(models.RuntimeNotAvailable, match="cannot run"):
+        models.load("a.onnx", "keras")
+    with pytest.raises(models.WeightsError, match="kmeans-best"):
+        models.load("nothing")
+    monkeypatch.setattr(runtimes, "_installed", lambda *_: False)
+    with pytest.raises(models.RuntimeNotAvailable, match=r"pip install 'busutils\[export\]'"):
+        models.load("busi-light", "onnx")
+    with pytest.raises(models.RuntimeNotAvailable, match=r"pip install 'busutils\[tf\]'"):
+        models.load("busi-light")
+
+
+@pytest.mark.tf
+def test_whole_numbers_of_8_bits_draw_nearly_the_same_in_a_quarter_of_the_space(discs, tmp_path):
+    needs("onnxruntime", "tf2onnx")
+    images, masks = discs
+    trained = models.UNetSegmenter(size=32, filters=(16, 32, 64), epochs=4).fit(images, masks)
+    paths = [
+        models.export_network(trained, tmp_path / f"{precision}.onnx", precision=precision, images=images[:8])
+        for precision in ("float32", "int8")
+    ]
+    assert paths[1].stat().st_size < 0.5 * paths[0].stat().st_size
+    whole, small = map(models.load, paths)
+    assert runtimes.content_of(whole) != runtimes.content_of(small)
+    assert (
+        np.mean([metrics.dice(a, b) for a, b in zip(whole.predict(images), small.predict(images), strict=True)]) > 0.95
+    )
+    with pytest.raises(ValueError, match="precision must be"):
+        models.export_network(trained, tmp_path / "a.onnx", precision="int4")
 
 
 def test_what_has_no_network_cannot_be_exported(tmp_path):
-    from busutils.app.export import export_network
-
     with pytest.raises(ValueError, match="no network to export"):
-        export_network(models.KMeansSegmenter("best"), tmp_path / "a.onnx")
+        models.export_network(models.KMeansSegmenter("best"), tmp_path / "a.onnx")
 
 
 @pytest.mark.tf
@@ -167,9 +186,8 @@ def test_what_has_no_network_cannot_be_exported(tmp_path):
 def test_exports_draw_real_images_as_keras_does(weights, data_root, tmp_path):
     _, test = datasets.load("busi", root=data_root).split(5)
     means = {}
-    for engine in engines.ENGINES:
-        if engines._installed(engines._PACKAGES[engine]):
-            table = evaluation.evaluate(engines.load_segmenter(weights, engine), test)
-            means[engine] = table["dice"].mean()
+    for runtime in models.RUNTIMES:
+        table = evaluation.evaluate(models.load(weights, runtime), test)
+        means[runtime] = table["dice"].mean()
     assert len(means) > 1
     assert max(means.values()) - min(means.values()) <= 0.002
