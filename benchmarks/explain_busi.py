@@ -123,7 +123,7 @@ def doubt(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> 
     blind = [models.load_weights(name) for name in ("busi-light", "busi-encoder")]  # neither saw the fold
     blind[1].views = 1
     spreads = {
-        "changes": explain.shaken_proba(segmenter, images)[1],
+        "changes": explain.tta_proba(segmenter, images)[1],
         "dropout": explain.dropout_proba(segmenter, images, samples=6)[1],
         "disagreement": explain.ensemble_proba(blind, images)[1],
     }
@@ -138,7 +138,7 @@ def doubt(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> 
                 "id": record.id,
                 "group": record.group,
                 "dice": metrics.dice(masks[i], preds[i]),
-                "doubt": explain.doubt(probs[i], segmenter.threshold_),
+                "doubt": explain.mean_entropy(probs[i], segmenter.threshold_),
                 **{
                     name: float(maps[i][candidates].mean()) if candidates.any() else 1.0
                     for name, maps in spreads.items()
@@ -231,7 +231,7 @@ def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) ->
             bins.append(part.assign(set=name, temperature=used))
             print(f"{name:14s} temperature {used:.2f}: expected calibration error in the band {error:.3f}")
         scores = [metrics.dice(m, p) for m, p in zip(masks, segmenter.masks_from(probs), strict=True)]
-        doubts = [explain.doubt(prob, segmenter.threshold_) for prob in probs]
+        doubts = [explain.mean_entropy(prob, segmenter.threshold_) for prob in probs]
         tables.append(
             pd.DataFrame({"set": name, "id": lesions.ids, "group": lesions.groups, "dice": scores, "doubt": doubts})
         )

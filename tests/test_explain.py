@@ -199,14 +199,14 @@ def test_energy_and_similarity():
     assert explain.edge_map(step).argmax(axis=1) == pytest.approx(np.full(20, 9.5), abs=1)
 
 
-def test_entropy_and_doubt():
+def test_entropy_and_uncertainty():
     assert explain.entropy(np.array([[0.5]]))[0, 0] == 1
-    assert explain.doubt(np.zeros((4, 4))) == 1
+    assert explain.mean_entropy(np.zeros((4, 4))) == 1
     sure, unsure = np.full((4, 4), 0.99), np.full((4, 4), 0.55)
-    assert explain.doubt(sure) < explain.doubt(unsure) <= 1
+    assert explain.mean_entropy(sure) < explain.mean_entropy(unsure) <= 1
 
 
-def test_shaken_probabilities_of_a_symmetric_method_have_no_mirror_spread(discs):
+def test_tta_probabilities_of_a_symmetric_method_have_no_mirror_spread(discs):
     class Grey(models.Segmenter):
         supervised = False
 
@@ -216,12 +216,12 @@ def test_shaken_probabilities_of_a_symmetric_method_have_no_mirror_spread(discs)
         def _square_proba(self, squares):
             return (squares > 100).astype(np.float32)
 
-    mean, spread = explain.shaken_proba(Grey(), [np.full((32, 32), 255, np.uint8)])
+    mean, spread = explain.tta_proba(Grey(), [np.full((32, 32), 255, np.uint8)])
     assert mean[0].min() == 1
     assert spread[0].max() == 0
 
 
-def test_risk_falls_with_coverage_if_doubt_knows_the_errors():
+def test_risk_falls_with_coverage_if_uncertainty_knows_the_errors():
     dice = np.linspace(0, 1, 50)
     curve = explain.risk_coverage(1 - dice, dice)
     assert (np.diff(curve["risk"]) >= 0).all()

@@ -29,7 +29,7 @@ from scipy.spatial.distance import pdist
 from busutils import jobs
 from busutils.app.record import RECORD, PredictError, Record, Source, only_run, read_settings, source_of
 from busutils.datasets import DatasetError
-from busutils.explain.uncertainty import doubt
+from busutils.explain.uncertainty import mean_entropy
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, is_dicom, read_images
 from busutils.models.runtimes import content_of, load
 from busutils.models.segmenter import Segmenter
@@ -260,7 +260,7 @@ def describe(
         bottom=bottom,
         right=right,
         confidence=round(float(prob[mask].mean()), 4) if found else None,
-        uncertainty=round(doubt(prob, threshold), 4),
+        uncertainty=round(mean_entropy(prob, threshold), 4),
         frame=frame.frame,
         longest_axis_px=round(_longest_axis(mask, (1, 1)), 2) if found else None,
         area_mm2=round(area * spacing[0] * spacing[1], 3) if spacing else None,

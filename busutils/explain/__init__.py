@@ -1,4 +1,4 @@
-"""What a network looks at, whether such pictures can be believed, and when to doubt a mask.
+"""What a network looks at, whether such pictures can be believed, and how uncertain a mask is.
 
 Gradient methods need Keras' TensorFlow engine and say so on another.
 """
@@ -23,13 +23,19 @@ from busutils.explain.sanity import (
     with_calipers,
     without_shadow,
 )
-from busutils.explain.uncertainty import doubt, dropout_proba, ensemble_proba, entropy, risk_coverage, shaken_proba
+from busutils.explain.uncertainty import (
+    dropout_proba,
+    ensemble_proba,
+    entropy,
+    mean_entropy,
+    risk_coverage,
+    tta_proba,
+)
 
 __all__ = [
     "context_test",
     "deletion_insertion",
     "dissect",
-    "doubt",
     "dropout_proba",
     "edge_map",
     "energy_inside",
@@ -41,6 +47,7 @@ __all__ = [
     "integrated_gradients",
     "levels_of",
     "map_similarity",
+    "mean_entropy",
     "occlusion",
     "randomisation_curve",
     "randomise",
@@ -49,7 +56,7 @@ __all__ = [
     "receptive_fields",
     "risk_coverage",
     "seg_grad_cam",
-    "shaken_proba",
+    "tta_proba",
     "with_calipers",
     "without_shadow",
 ]

@@ -1,4 +1,4 @@
-"""The one Keras layer of this room, apart so that reading doubt from probabilities needs no Keras."""
+"""The one Keras layer of this package, apart so that reading uncertainty from probabilities needs no Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to doubt a mask."""
+"""Uncertainty of a prediction: entropy, test-time augmentation, Monte Carlo dropout, ensembles, risk and coverage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from busutils.explain.activation import batch_of, network_of
 from busutils.io import resize_map
 from busutils.models.segmenter import Segmenter, check_images
 
-__all__ = ["doubt", "dropout_proba", "ensemble_proba", "entropy", "risk_coverage", "shaken_proba"]
+__all__ = ["dropout_proba", "ensemble_proba", "entropy", "mean_entropy", "risk_coverage", "tta_proba"]
 
 
 def entropy(prob: np.ndarray) -> np.ndarray:
-    """Entropy of every pixel's probability, in bits: 0 where the network is sure, 1 at one half.
+    """Entropy of every pixel's probability, in bits: 0 where it is 0 or 1, and 1 at one half.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def entropy(prob: np.ndarray) -> np.ndarray:
     return np.where((prob <= 0) | (prob >= 1), 0.0, bits).astype(np.float32)
 
 
-def shaken_proba(segmenter: Segmenter, images: np.ndarray | Sequence[np.ndarray]) -> tuple[list, list]:
+def tta_proba(segmenter: Segmenter, images: np.ndarray | Sequence[np.ndarray]) -> tuple[list, list]:
     """Mean and spread of the probability under changes that should not matter.
 
     Each image is also segmented mirrored, darker and brighter (gamma 0.8 and 1.25).
@@ -62,8 +62,7 @@ def shaken_proba(segmenter: Segmenter, images: np.ndarray | Sequence[np.ndarray]
         segmenter.predict_proba([darker[image] for image in images]),
         segmenter.predict_proba([brighter[image] for image in images]),
     ]
-    stacks = [np.stack(maps) for maps in zip(*versions, strict=True)]
-    return [stack.mean(axis=0) for stack in stacks], [stack.std(axis=0) for stack in stacks]
+    return _mean_and_spread(versions)
 
 
 def dropout_proba(
@@ -162,12 +161,17 @@ def ensemble_proba(
     if len(members) < 2:
         raise ValueError(f"an ensemble needs at least two members, got {len(members)}")
     images = check_images(images)
-    stacks = [np.stack(maps) for maps in zip(*(member.predict_proba(images) for member in members), strict=True)]
+    return _mean_and_spread([member.predict_proba(images) for member in members])
+
+
+def _mean_and_spread(versions: Sequence[Sequence[np.ndarray]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Mean and standard deviation of each image's maps, of which every version holds one."""
+    stacks = [np.stack(maps) for maps in zip(*versions, strict=True)]
     return [stack.mean(axis=0) for stack in stacks], [stack.std(axis=0) for stack in stacks]
 
 
-def doubt(prob: np.ndarray, threshold: float = 0.5) -> float:
-    """One number an image: mean entropy of the pixels that may be lesion.
+def mean_entropy(prob: np.ndarray, threshold: float = 0.5) -> float:
+    """Uncertainty of an image as one number: mean entropy of the pixels that may be lesion.
 
     Parameters
     ----------
@@ -185,26 +189,28 @@ def doubt(prob: np.ndarray, threshold: float = 0.5) -> float:
     return float(entropy(candidates).mean()) if candidates.size else 1.0
 
 
-def risk_coverage(doubts: Sequence[float], dice: Sequence[float]) -> pd.DataFrame:
-    """Mean error of the images that remain when the most doubtful ones are handed to a person.
+def risk_coverage(uncertainties: Sequence[float], dice: Sequence[float]) -> pd.DataFrame:
+    """Mean error of the images that remain when the most uncertain ones are handed to a person.
 
     Parameters
     ----------
-    doubts : (N,) sequence of float
-        Doubt of every image.
+    uncertainties : (N,) sequence of float
+        Uncertainty of every image.
     dice : (N,) sequence of float
         Its Dice; images whose Dice is undefined are left out.
 
     Returns
     -------
     pandas.DataFrame
-        ``coverage`` (share of images kept, least doubtful first) and ``risk`` (mean of 1 − Dice among them).
+        ``coverage`` (share of images kept, least uncertain first) and ``risk`` (mean of 1 − Dice among them).
 
     Examples
     --------
     >>> risk_coverage([0.9, 0.1], [0.0, 1.0])["risk"].tolist()
     [0.0, 0.5]
     """
-    table = pd.DataFrame({"doubt": doubts, "dice": dice}).dropna().sort_values("doubt", kind="stable")
+    table = (
+        pd.DataFrame({"uncertainty": uncertainties, "dice": dice}).dropna().sort_values("uncertainty", kind="stable")
+    )
     n = np.arange(1, len(table) + 1)
     return pd.DataFrame({"coverage": n / max(len(table), 1), "risk": np.cumsum(1 - table["dice"].to_numpy()) / n})

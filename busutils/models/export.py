@@ -149,7 +149,7 @@ def _quantize(whole: Path, path: Path, squares: np.ndarray) -> None:
             return next(self.batches, None)
 
     ready = whole.with_suffix(".ready.onnx")
-    quant_pre_process(str(whole), str(ready))
+    quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
     graph = onnx.load(str(ready)).graph
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     # Only convolutions: what standardises the image and the last layers' few values need their digits.
