@@ -170,13 +170,13 @@ def busi_files(root: str | None) -> list[Path]:
 
 def write_one(path: Path, prob: np.ndarray, image: np.ndarray, segmenter: Any, out: Path) -> dict[str, Any]:
     """What `busutils predict` does with a map: tidy, measure, compress, write."""
-    from busutils.app import predict
+    from busutils import predict
     from busutils.io import Image
 
     (mask,) = segmenter.masks_from([prob])
     row = predict.describe(path, f"{path.stem}_mask.png", Image(image), prob, mask, segmenter.threshold_)
     with jobs.atomic_path(out / row.mask) as temporary:
-        temporary.write_bytes(predict._png(np.uint8(255) * mask))
+        temporary.write_bytes(predict.mask_png(mask))
     return row.__dict__
 
 
@@ -201,9 +201,9 @@ def plain_loop(segmenter: Any, files: list[Path], out: Path, batch: int) -> None
 def method_here(method: str, root: str | None) -> Iterator[Row]:
     import joblib
 
-    from busutils.app.predict import predict_files
     from busutils.io import read_images, resize_image
     from busutils.models import load
+    from busutils.predict import predict_files
 
     files, cores = busi_files(root), joblib.cpu_count()
     engine = method.removeprefix("busutils, ") if method.startswith("busutils") else "keras"
@@ -231,7 +231,7 @@ def method_here(method: str, root: str | None) -> Iterator[Row]:
 def stages_here(root: str | None) -> Iterator[Row]:
     import joblib
 
-    from busutils.app import predict
+    from busutils import predict
     from busutils.io import Image, read_images, resize_image, resize_map
     from busutils.models import load
 
@@ -263,7 +263,7 @@ def stages_here(root: str | None) -> Iterator[Row]:
         yield stage("tidy", lambda prob: segmenter.masks_from([prob])[0], "resize back")
         describe = lambda p, i, prob, mask: predict.describe(p, "", Image(i), prob, mask, cut)  # noqa: E731
         yield stage("measure", describe, "files", "decode", "resize back", "tidy")
-        yield stage("compress", lambda mask: predict._png(np.uint8(255) * mask), "tidy")
+        yield stage("compress", lambda mask: predict.mask_png(mask), "tidy")
         yield stage("write", write, "files", "compress")
 
 
@@ -273,8 +273,8 @@ def memory_here(n: int) -> Iterator[Row]:
     from PIL import Image
 
     from busutils import datasets
-    from busutils.app.predict import find_images, predict_files
     from busutils.models import load
+    from busutils.predict import find_images, predict_files
 
     segmenter = load(WEIGHTS, streams=joblib.cpu_count())
     with tempfile.TemporaryDirectory() as folder:

@@ -139,8 +139,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     import joblib
 
-    from busutils.app.predict import find_images, predict_files, recorded_runtime
     from busutils.models.runtimes import load, runtime_name
+    from busutils.predict import find_images, predict_files, recorded_runtime
 
     files = find_images(args.images, recursive=args.recursive, out=args.out)
     runtime = args.runtime

@@ -114,14 +114,14 @@ def test_a_visitor_s_file_name_is_harmless(name):
 def test_a_file_name_cannot_write_the_page():
     name = "<img src=x onerror=alert(1)>.png"
     answer = one_answer(name=name)
-    shown = answers.answer_page(answer) + answers.batch_page([answer, answers.Refusal(name, f"{name} is broken")])
+    shown = answers.answer_page(answer) + answers.batch_page([answer, answers.Refused(f"{name} is broken", name)])
     shown += answers.refusal_page(name)
     assert "<img src=x" not in shown
     assert "&lt;img src=x" in shown
 
 
 def test_a_file_name_is_no_formula():
-    shown = answers.batch_page([one_answer(name="=1+1.png"), answers.Refusal("+cmd.png", "is broken")])
+    shown = answers.batch_page([one_answer(name="=1+1.png"), answers.Refused("is broken", "+cmd.png")])
     table = links(shown)["busutils_measurements.csv"].decode()
     assert ",'=1+1.png," in table
     assert ",'+cmd.png," in table
@@ -159,7 +159,7 @@ def test_all_frames_of_a_clip_are_in_a_batch(tmp_path, monkeypatch):
     assert [row["frame"] for row in rows] == ["1", "2", "3", ""]
     monkeypatch.setattr(page, "MAX_FRAMES", 2)
     *_, refusal, single = page._examine_all(compared, files)
-    assert isinstance(refusal, answers.Refusal) and "busutils predict" in refusal.reason
+    assert isinstance(refusal, answers.Refused) and "busutils predict" in str(refusal)
     assert single.name == "scan"
 
 
@@ -171,7 +171,7 @@ def test_a_clip_that_breaks_off_keeps_its_whole_frames(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "read_images", broken)
     first, second = page._examine_all({"U-Net": Bright()}, [str(tmp_path / "clip.tif")])
     assert first.rows["U-Net"].frame == 1
-    assert second == answers.Refusal("clip.tif", "clip.tif is cut short")
+    assert (second.name, str(second)) == ("clip.tif", "clip.tif is cut short")
 
 
 def test_refusals_are_clear_and_name_no_folder(tmp_path, monkeypatch):

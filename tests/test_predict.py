@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from trees import blob, picture
 
-from busutils import datasets, io, models
-from busutils.app import predict
-from busutils.app.predict import PredictError, find_images, predict_files
+from busutils import datasets, io, models, predict
+from busutils.predict import PredictError, find_images, predict_files, run
 
 
 class Bright(models.Segmenter):
@@ -261,7 +260,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_predict import Bright
-from busutils.app.predict import predict_files
+from busutils.predict import predict_files
 for row in predict_files(Bright(seconds=0.003), sorted(Path(sys.argv[2]).iterdir()), sys.argv[3], overlay=True):
     print(row.mask, flush=True)
 """
@@ -377,13 +376,13 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
 def test_no_more_than_a_few_images_are_held_at_once(tmp_path, monkeypatch):
     files = sorted(images_in(tmp_path / "in", 90).iterdir())
     read, ahead = [], []
-    frames = predict.read_images
-    monkeypatch.setattr(predict, "read_images", lambda path: read.append(path) or frames(path))
-    monkeypatch.setattr(predict.joblib, "cpu_count", lambda: 2)
+    frames = run.read_images
+    monkeypatch.setattr(run, "read_images", lambda path: read.append(path) or frames(path))
+    monkeypatch.setattr(run.joblib, "cpu_count", lambda: 2)
     for count, _ in enumerate(predict_files(Bright(), files, tmp_path / "out"), start=1):
         ahead.append(len(read) - count)
     # The batches under way, the one that waits, and the files that are read ahead.
-    assert max(ahead) <= 4 * predict._BATCH + predict._FILES_AHEAD
+    assert max(ahead) <= 4 * run._BATCH + run._FILES_AHEAD
 
 
 # -- nothing of somebody else's is lost ------------------------------------------------------------------------
@@ -509,7 +508,7 @@ def test_k_means_does_not_wait_for_keras_lock(tmp_path, monkeypatch):
     """Two calls must be under way at the same time; behind a lock the barrier would break."""
     both = threading.Barrier(2)
     monkeypatch.setattr(models.KMeansSegmenter, "_square_proba", lambda self, s: (both.wait(20), s / 255.0)[1])
-    files = sorted(images_in(tmp_path / "in", 2 * predict._BATCH).iterdir())
+    files = sorted(images_in(tmp_path / "in", 2 * run._BATCH).iterdir())
     assert len(list(predict_files(models.KMeansSegmenter("textbook"), files, tmp_path / "out"))) == len(files)
 
 

@@ -25,8 +25,6 @@ from matplotlib import colormaps, colors
 from PIL import ImageColor
 from scipy import ndimage
 
-from busutils.app import predict
-from busutils.app.predict import Prediction
 from busutils.datasets import DatasetError
 from busutils.errors import BusutilsError
 from busutils.explain.uncertainty import entropy
@@ -34,19 +32,9 @@ from busutils.io import Image, read_images
 from busutils.metrics import dice
 from busutils.models.segmenter import Segmenter
 from busutils.plotting.style import PREDICTION, colour_of
+from busutils.predict import Prediction, describe, mask_png
 
-__all__ = [
-    "Answer",
-    "Refusal",
-    "Refused",
-    "answer_page",
-    "batch_page",
-    "examine",
-    "read_upload",
-    "refusal_page",
-    "safe_stem",
-    "summary",
-]
+__all__ = ["Answer", "Refused", "answer_page", "batch_page", "examine", "read_upload", "refusal_page", "summary"]
 
 MIN_SIDE = 32  # pixels; less shows no tissue
 _SHOWN_SIDE = 640  # pixels of the longer side on the page; masks to download keep the image's own size
@@ -64,7 +52,19 @@ _MEASUREMENTS = (
 
 
 class Refused(BusutilsError):
-    """A file the page does not take, and why, in words for whoever sent it."""
+    """A file the page does not take, and why, in words for whoever sent it.
+
+    Parameters
+    ----------
+    reason : str
+        The words.
+    name : str
+        Of the file.
+    """
+
+    def __init__(self, reason: str, name: str = "") -> None:
+        super().__init__(reason)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,6 @@ class Answer:
     probs: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
     rows: dict[str, Prediction]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A file of several that was not taken, and why."""
-
-    name: str
-    reason: str
 
 
 # -- reading and segmenting ----------------------------------------------------------------------------------
@@ -155,13 +147,12 @@ def read_upload(
         for image in read_images(path, max_pixels=max_pixels):
             height, width = image.pixels.shape
             if min(height, width) < MIN_SIDE:
-                raise Refused(
-                    f"{path.name} has {width} x {height} pixels; at least {MIN_SIDE} are needed on each side."
-                )
+                words = f"has {width} x {height} pixels; at least {MIN_SIDE} are needed on each side."
+                raise Refused(f"{path.name} {words}", path.name)
             yield replace(image, spacing=spacing or image.spacing)
     except DatasetError as error:
         words = str(error).replace(f"{path.parent}{os.sep}", "")
-        raise Refused(re.sub(r" \(busutils\.[^)]*\)", "", words)) from error
+        raise Refused(re.sub(r" \(busutils\.[^)]*\)", "", words), path.name) from error
 
 
 def examine(segmenters: Mapping[str, Segmenter], image: Image, name: str, stem: str = "") -> Answer:
@@ -188,7 +179,7 @@ def examine(segmenters: Mapping[str, Segmenter], image: Image, name: str, stem: 
         (prob,) = segmenter.predict_proba([image.pixels])
         (mask,) = segmenter.masks_from([prob])
         mask_file = f"{stem}_{safe_stem(method).lower()}_mask.png"
-        row = predict.describe(Path(Path(name).name), mask_file, image, prob, mask, segmenter.threshold_)
+        row = describe(Path(name).name, mask_file, image, prob, mask, segmenter.threshold_)
         if not segmenter.supervised:
             # Its map holds zeros and ones: numbers that say nothing would look like certainty.
             row = replace(row, confidence=None, uncertainty=None)
@@ -242,24 +233,10 @@ def _download(content: bytes, name: str, kind: str, label: str) -> dict[str, str
     return {"name": name, "address": _address(content, kind), "label": label}
 
 
-def mask_png(mask: np.ndarray) -> bytes:
-    """A mask as a PNG file: 255 for lesion, as large as its image.
-
-    Parameters
-    ----------
-    mask : (H, W) bool ndarray
-
-    Returns
-    -------
-    bytes
-    """
-    return _encoded(np.uint8(255) * mask)
-
-
-def _rows_of(result: Answer | Refusal) -> list[dict[str, Any]]:
+def _rows_of(result: Answer | Refused) -> list[dict[str, Any]]:
     """Rows of the table of measurements: one a method, or one that says why there is none."""
-    if isinstance(result, Refusal):
-        return [{"file": result.name, "error": result.reason}]
+    if isinstance(result, Refused):
+        return [{"file": result.name, "error": str(result)}]
     return [{"method": method, **asdict(row)} for method, row in result.rows.items()]
 
 
@@ -367,12 +344,12 @@ def answer_page(answer: Answer) -> str:
     return str(_template().one(answer.name, summary(answer), overlays, maps, list(rows), measurements, files))
 
 
-def batch_page(results: Iterable[Answer | Refusal]) -> str:
+def batch_page(results: Iterable[Answer | Refused]) -> str:
     """The answer for several images as HTML: a table with thumbnails, and an archive to download.
 
     Parameters
     ----------
-    results : iterable of Answer or Refusal
+    results : iterable of Answer or Refused
         Taken one by one and let go, so that memory does not grow with their number; names of answers differ.
 
     Returns
@@ -385,8 +362,8 @@ def batch_page(results: Iterable[Answer | Refusal]) -> str:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for result in results:
             rows += _rows_of(result)
-            if isinstance(result, Refusal):
-                lines.append({"name": result.name, "refusal": result.reason})
+            if isinstance(result, Refused):
+                lines.append({"name": result.name, "refusal": str(result)})
                 continue
             for method, mask in result.masks.items():
                 archive.writestr(result.rows[method].mask, mask_png(mask))

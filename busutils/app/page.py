@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import PIL.Image
 
 from busutils import datasets
 from busutils.app import answers
-from busutils.app.answers import Answer, Refusal, Refused
+from busutils.app.answers import Answer, Refused
 from busutils.errors import BusutilsError, MissingPackageError
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image
 from busutils.models.segmenter import Segmenter
@@ -239,7 +240,7 @@ _SCROLL = """() => {
 }"""
 
 
-def _examine_all(compared: Mapping[str, Segmenter], files: Iterable[str]) -> Iterator[Answer | Refusal]:
+def _examine_all(compared: Mapping[str, Segmenter], files: Iterable[str]) -> Iterator[Answer | Refused]:
     """Answers for all images of all files; those of a clip are told apart by their frame."""
     stems = Counter[str]()
     n_frames = 0
@@ -252,10 +253,11 @@ def _examine_all(compared: Mapping[str, Segmenter], files: Iterable[str]) -> Ite
         try:
             for image in answers.read_upload(file, max_pixels=MAX_PIXELS):
                 if image.frame and (n_frames := n_frames + 1) > MAX_FRAMES:
-                    raise Refused(f"the page takes {MAX_FRAMES} frames at once; busutils predict does any number.")
+                    words = f"the page takes {MAX_FRAMES} frames at once; busutils predict does any number."
+                    raise Refused(words, name)
                 yield answers.examine(compared, image, name, f"{stem}_f{image.frame:04d}" if image.frame else stem)
         except Refused as refused:
-            yield Refusal(name, str(refused))
+            yield refused
 
 
 # -- the server ----------------------------------------------------------------------------------------------
@@ -313,18 +315,6 @@ def _give_memory_back() -> None:
 
 
 @contextlib.contextmanager
-def _environment(**settings: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({} if value is None else {name: value})
-
-
-@contextlib.contextmanager
 def serving(
     segmenter: Segmenter,
     *,
@@ -364,11 +354,8 @@ def serving(
     with (
         tempfile.TemporaryDirectory(prefix="busutils-page-", ignore_cleanup_errors=True) as name_of_folder,
         # Gradio by default keeps a record of the last ten thousand events and makes a table of them after each.
-        _environment(
-            GRADIO_TEMP_DIR=str(folder := Path(name_of_folder).resolve()),
-            GRADIO_ANALYTICS_MAX_EVENTS="100",
-            GRADIO_ANALYTICS_CACHE_FREQUENCY="50",
-        ),
+        patch.dict(os.environ, GRADIO_ANALYTICS_MAX_EVENTS="100", GRADIO_ANALYTICS_CACHE_FREQUENCY="50"),
+        patch.dict(os.environ, GRADIO_TEMP_DIR=str(folder := Path(name_of_folder).resolve())),
     ):
         page = build(segmenter, name=name)
         import gradio as gr
@@ -390,12 +377,9 @@ def serving(
                 share=False,
                 prevent_thread_lock=True,
                 quiet=True,
-                show_error=False,
                 footer_links=[],
                 run_history=False,
                 enable_monitoring=False,
-                pwa=False,
-                mcp_server=False,
                 ssr_mode=False,
                 max_file_size=MAX_FILE_MB * _MB,
                 state_session_capacity=10,  # Gradio keeps the last answers of so many visitors; the page needs none

@@ -15,17 +15,18 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
-from PIL import Image
+import PIL.Image
 
 from busutils import jobs
 from busutils.errors import BusutilsError
+from busutils.predict.measure import COLUMNS, Prediction
 
-__all__ = ["PredictError", "Record", "Source", "only_run", "read_settings"]
+__all__ = ["RECORD", "TABLE", "PredictError", "Record", "Source", "only_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,29 +65,15 @@ class Source:
     outputs: dict[str, str] = dataclasses.field(default_factory=dict)
     done: bool = False
 
-
-def source_of(file: Path) -> Source:
-    """Look at an input file; nothing was made of it so far."""
-    path = os.path.abspath(file)
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return Source(path, [])
-    return Source(path, [status.st_size, status.st_mtime_ns])
-
-
-def _events(record: Path) -> Iterator[dict[str, Any]]:
-    if record.exists():
-        with open(record, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                with contextlib.suppress(ValueError):  # a line that a kill has torn
-                    if isinstance(event := json.loads(line), dict):
-                        yield event
-
-
-def read_settings(out: Path) -> dict[str, str]:
-    """What made the predictions in a folder; empty if there are none."""
-    return next((event["settings"] for event in _events(out / RECORD) if "settings" in event), {})
+    @classmethod
+    def of(cls, file: Path) -> Source:
+        """Look at an input file."""
+        path = os.path.abspath(file)
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return cls(path, [])
+        return cls(path, [status.st_size, status.st_mtime_ns])
 
 
 def _line(values: Iterable[Any]) -> str:
@@ -101,7 +88,7 @@ def _hash(content: bytes) -> str:
 
 def _is_picture(path: Path) -> bool:
     try:
-        with Image.open(path) as picture:
+        with PIL.Image.open(path) as picture:
             picture.load()
     except Exception:  # whatever a damaged file leads the decoder to
         return False
@@ -112,45 +99,67 @@ class Record:
     """``predictions.jsonl`` beside the table ``predictions.csv``.
 
     It has a line with the settings, and for each input a line when it is begun, a line for each image *before* that
-    image's files are written, and for a clip a line when it is done. So a run that was killed at any moment knows its own files:
-    those whose content has a hash in the record.
+    image's files are written, and for a clip a line when it is done. So a run that was killed at any moment knows its
+    own files: those whose content has a hash in the record.
 
     Parameters
     ----------
     out : Path
         The folder.
-    columns : sequence of str
-        Of the table.
+
+    Attributes
+    ----------
+    settings : dict
+        What made the predictions; empty if there are none.
+    sources : dict of Source
+        By path.
     """
 
-    def __init__(self, out: Path, columns: Sequence[str]) -> None:
-        self.out, self.columns = out, list(columns)
-        self.settings = read_settings(out)
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.settings: dict[str, str] = {}
         self.sources: dict[str, Source] = {}
         self._hashes: dict[str, set[str]] = {}
-        self._lines = {_line(columns)}  # all that this record has ever put into the table
+        self._lines = {_line(COLUMNS)}  # all that this record has ever put into the table
         source = Source("", [])
-        for event in _events(out / RECORD):
+        record = out / RECORD
+        for text in record.read_bytes().split(b"\n") if record.exists() else ():
+            try:
+                event = dict(json.loads(text))
+            except (ValueError, TypeError):  # a line that a kill has torn
+                continue
+            self.settings |= event.get("settings", {})
             if "path" in event:
-                source = self.sources[event["path"]] = Source(event["path"], event["version"], event["name"])
-            elif "line" in event:
+                source = self.sources[event["path"]] = Source(**event)
+            if "line" in event:
                 source.lines.append(event["line"])
                 source.outputs |= event["outputs"]
                 self._lines.add(event["line"])
-                for name, content in event["outputs"].items():
-                    self._hashes.setdefault(name, set()).add(content)
+            for name, content in event.get("outputs", {}).items():
+                self._hashes.setdefault(name, set()).add(content)
             source.done |= event.get("done", False)
 
     # -- before a run ----------------------------------------------------------------------------------------
 
-    def drop_lost(self, overlay: bool) -> None:
-        """Forget inputs whose results are not all there; those that were changed by hand count as there."""
-        self.sources = {path: source for path, source in self.sources.items() if self._is_whole(source, overlay)}
+    def has(self, source: Source, overlay: bool) -> bool:
+        """Whether an input, as it is now, is done, and its results are all there; changed by hand, they count as there.
 
-    def _is_whole(self, source: Source, overlay: bool) -> bool:
-        if not source.done or (overlay and len(source.outputs) < 2 * len(source.lines)):
+        Parameters
+        ----------
+        source : Source
+        overlay : bool
+            Whether it should have overlays.
+
+        Returns
+        -------
+        bool
+        """
+        known = self.sources.get(source.path)
+        if not known or not known.done or not source.version or known.version != source.version:
             return False
-        for name, content in source.outputs.items():
+        if overlay and len(known.outputs) < 2 * len(known.lines):
+            return False
+        for name, content in known.outputs.items():
             path = self.out / name
             if not (overlay or name.endswith("_mask.png")):
                 continue
@@ -190,11 +199,14 @@ class Record:
             if not self._lines.issuperset(lines) or not any(line.startswith(last) for line in self._lines):
                 raise PredictError(f"{self.out / TABLE} was changed after it was written: move it elsewhere first")
         wanted = {name.casefold() for name in names}
-        foreign = []
-        for name in sorted(os.listdir(self.out)):
-            found = _RESULT.fullmatch(name.casefold())
-            if found and found[1] in wanted and (overlay or found[3] == "mask") and not self._is_own(name):
-                foreign.append(name)
+        foreign = [
+            name
+            for name in sorted(os.listdir(self.out))
+            if (found := _RESULT.fullmatch(name.casefold()))
+            and found[1] in wanted
+            and (overlay or found[3] == "mask")
+            and not self._is_own(name)
+        ]
         if foreign:
             more = f" and {len(foreign) - 1} more were" if len(foreign) > 1 else " was"
             raise PredictError(
@@ -209,49 +221,44 @@ class Record:
                 (self.out / name).unlink()
         for name in (TABLE, RECORD):
             (self.out / name).unlink(missing_ok=True)
-        self.sources, self.settings = {}, {}
+        self.settings, self.sources = {}, {}
 
     # -- during a run ----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def writing(self, settings: Mapping[str, str], again: Iterable[str] = ()) -> Iterator[None]:
-        """Open record and table; the table is written anew without the inputs (paths) that are to be made again."""
-        for path in again:
-            self.sources.pop(path, None)
+    def writing(self, settings: Mapping[str, str], todo: Iterable[Source]) -> Iterator[None]:
+        """Open record and table; the table is written anew without the inputs that are to be made again."""
+        for source in todo:
+            self.sources.pop(source.path, None)
         for partial in self.out.glob(".partial-*.png"):  # a run that was killed left them
             partial.unlink(missing_ok=True)
-        with (
-            jobs.atomic_path(self.out / TABLE) as temporary,
-            open(temporary, "w", encoding="utf-8", newline="") as table,
-        ):
-            lines = (line for source in self.sources.values() for line in source.lines)
-            table.writelines(f"{line}\r\n" for line in (_line(self.columns), *lines))
+        lines = [_line(COLUMNS), *(line for source in self.sources.values() for line in source.lines), ""]
+        with jobs.atomic_path(self.out / TABLE) as temporary:
+            temporary.write_bytes("\r\n".join(lines).encode())
         self.sources, self._lines, self._hashes = {}, set(), {}  # memory does not grow with a run
-        with (
-            open(self.out / RECORD, "a", encoding="utf-8") as self._record,
-            open(self.out / TABLE, "a", encoding="utf-8", newline="") as self._table,
-        ):
-            self._record.write("\n" if self._record.tell() else "")  # the last line may be torn
+        with open(self.out / RECORD, "ab") as self._record, open(self.out / TABLE, "ab") as self._table:
+            self._record.write(b"\n")  # the last line may be torn
             if not self.settings:
                 self._note(settings=dict(settings))
             yield
 
     def _note(self, **event: Any) -> None:
-        self._record.write(json.dumps(event) + "\n")
+        self._record.write(json.dumps(event).encode() + b"\n")
         self._record.flush()
 
     def begin(self, source: Source) -> None:
         """Note that the images of an input follow."""
         self._note(path=source.path, version=source.version, name=source.name)
 
-    def add(self, row: Mapping[str, Any], outputs: Mapping[str, bytes], done: bool) -> None:
-        """Write the files of one image, then its row; `done` if it is the only image of its input."""
-        line = _line(row.values())
-        self._note(line=line, outputs={name: _hash(content) for name, content in outputs.items()}, done=done)
+    def add(self, row: Prediction, outputs: Mapping[str, bytes]) -> None:
+        """Write the files of one image, then its row."""
+        line = _line(dataclasses.astuple(row))
+        hashes = {name: _hash(content) for name, content in outputs.items()}
+        self._note(line=line, outputs=hashes, done=row.frame is None and not row.error)
         for name, content in outputs.items():
             with jobs.atomic_path(self.out / name) as temporary:
                 temporary.write_bytes(content)
-        self._table.write(f"{line}\r\n")
+        self._table.write(f"{line}\r\n".encode())
         self._table.flush()
 
     def finish(self) -> None:
