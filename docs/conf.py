@@ -120,6 +120,9 @@ def adapt(app: Sphinx, docname: str, source: list[str]) -> None:
         for cell in notebook["cells"]:
             if alt := cell["metadata"].get("alt"):  # nbconvert reads it as it is
                 cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
+        name = Path(docname).name
+        if name in LESSONS:
+            notebook["cells"][0]["source"] += [f"\n\n{{download}}`Download this lesson <{name}.ipynb>`"]
         source[0] = json.dumps(notebook)
 
 

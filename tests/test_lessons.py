@@ -234,15 +234,15 @@ def test_a_likeness_must_find_mirrored_copies_and_tell_strangers_apart(capsys):
     def correlation(first, second):
         return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
 
-    checks.check_likeness(lambda a, b: max(correlation(a, b), correlation(a, b[:, ::-1])), images)
-    checks.check_likeness(lambda a, b: None, images)
+    checks.check_similarity(lambda a, b: max(correlation(a, b), correlation(a, b[:, ::-1])), images)
+    checks.check_similarity(lambda a, b: None, images)
     said = capsys.readouterr().out
     assert "✓" in said
     assert "to be done" in said
     with pytest.raises(checks.ExerciseError, match="mirror image must be 1"):
-        checks.check_likeness(correlation, images)
+        checks.check_similarity(correlation, images)
     with pytest.raises(checks.ExerciseError, match="different scenes"):
-        checks.check_likeness(lambda a, b: 1.0, images)
+        checks.check_similarity(lambda a, b: 1.0, images)
 
 
 def judged(capsys, check, *args, **options):

@@ -107,3 +107,11 @@ def test_every_picture_of_a_lesson_says_what_it_shows(site):
             (words,) = ALT.findall(picture)
             assert len(words) >= 15, picture
             assert "_images/" not in words, "Sphinx writes the file's name where there is no text"
+
+
+def test_a_lesson_can_be_downloaded_and_its_answers_are_folded(site):
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        page = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert f"/{path.name}" in page and "Download this lesson" in page
+        assert page.count("<summary>Answer to Q") in (2, 3)
+        assert '<details class="hide' in page, "outputs after a question are folded"

@@ -38,7 +38,7 @@ LESSONS = {
     ),
     "01_explore_the_data": (
         "an audited image set, split without data leakage",
-        "lesson_01_near_copies",
+        "lesson_01_near_duplicates",
         "pairs of near-duplicates",
     ),
     "02_segment_with_kmeans": (

@@ -20,7 +20,6 @@ __all__ = [
     "check_dice",
     "check_edit",
     "check_enlarged",
-    "check_likeness",
     "check_mask",
     "check_mean_dice",
     "check_mean_iou",
@@ -28,6 +27,7 @@ __all__ = [
     "check_number",
     "check_quiz",
     "check_refusal",
+    "check_similarity",
     "check_split",
     "check_twins",
 ]
@@ -136,7 +136,7 @@ def check_split(train_groups: Any, test_groups: Any) -> None:
     _say_right("no group is on both sides")
 
 
-def check_likeness(function: Callable[[np.ndarray, np.ndarray], float | None], images: np.ndarray) -> None:
+def check_similarity(function: Callable[[np.ndarray, np.ndarray], float | None], images: np.ndarray) -> None:
     """Check a likeness of two images that is to find mirrored copies as well.
 
     Parameters
@@ -150,7 +150,7 @@ def check_likeness(function: Callable[[np.ndarray, np.ndarray], float | None], i
     pairs = {"itself": first, "its mirror image": first[:, ::-1], "an image of another scene": second}
     got = {name: function(first.copy(), other.copy()) for name, other in pairs.items()}
     if got["itself"] is None:
-        _to_be_done("replace None by the likeness")
+        _to_be_done("replace None by the similarity")
         return
     for name in ("itself", "its mirror image"):
         if not abs(float(got[name]) - 1) < 1e-6:
@@ -456,7 +456,7 @@ def check_answer(exercise: str, answer: Any, *given: Any) -> None:
     check_number(answer, expected(*given), tolerance=tolerance, hint=hint)
 
 
-QUIZ = {"04": "BAC", "05": "BCA", "06": "ACB"}
+QUIZ = {"00": "AB", "01": "CBA", "02": "BCA", "03": "BAC", "04": "BAC", "05": "BCA", "06": "ACB", "07": "BAC"}
 """The right letters of each lesson's questions, in order."""
 
 

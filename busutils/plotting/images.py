@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -99,6 +100,7 @@ def image_grid(
     titles: Sequence[str] | None = None,
     columns: int = 4,
     title: str = "",
+    fill: bool = False,
 ) -> Figure:
     """Draw several images, each with its contours.
 
@@ -114,6 +116,8 @@ def image_grid(
         Images a row.
     title : str
         Of the figure.
+    fill : bool, default False
+        Predictions as translucent areas, where contours would not tell inside from outside.
 
     Returns
     -------
@@ -129,8 +133,11 @@ def image_grid(
             axes.set_axis_off()
             continue
         _show(axes, images[index], titles[index] if titles is not None else "")
+        if fill and preds is not None:
+            axes.imshow(np.where(preds[index], 1.0, np.nan), cmap=ListedColormap([PREDICTION]), alpha=0.4)
         _contour(axes, masks[index] if masks is not None else None, TRUTH)
-        _contour(axes, preds[index] if preds is not None else None, PREDICTION, "--")
+        if not fill:
+            _contour(axes, preds[index] if preds is not None else None, PREDICTION, "--")
     if title:
         figure.suptitle(title, fontsize=11)
     _legend(figure, masks is not None, preds is not None)
