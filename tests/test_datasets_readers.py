@@ -2,6 +2,7 @@
 
 import warnings
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import trees
 from PIL import Image
 
 from busutils import datasets
-from busutils.datasets import DatasetError, DatasetWarning, readers
+from busutils.datasets import DatasetError, DatasetWarning, catalogue, oasbud, tables
 
 
 def load(key, root=None, **options):
@@ -204,13 +205,13 @@ def test_workbooks_of_other_programs_too_large_ones_and_broken_ones(tmp_path, mo
     with zipfile.ZipFile(tmp_path / "inline.xlsx", "w") as book:
         sheet = f'<worksheet xmlns="{main}"><sheetData><row r="1">{cells}</row></sheetData></worksheet>'
         book.writestr("xl/worksheets/sheet1.xml", sheet)
-    assert readers.read_xlsx(tmp_path / "inline.xlsx") == [["case", "", "7"]]
+    assert tables.read_xlsx(tmp_path / "inline.xlsx") == [["case", "", "7"]]
     (tmp_path / "broken.xlsx").write_bytes(b"PK no workbook")
     with pytest.raises(DatasetError, match=r"broken.xlsx is not a workbook that can be read"):
-        readers.read_xlsx(tmp_path / "broken.xlsx")
-    monkeypatch.setattr(readers, "_MAX_TABLE_BYTES", 10)
+        tables.read_xlsx(tmp_path / "broken.xlsx")
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 10)
     with pytest.raises(DatasetError, match="too large for a table of cases"):
-        readers.read_xlsx(tmp_path / "inline.xlsx")
+        tables.read_xlsx(tmp_path / "inline.xlsx")
 
 
 @pytest.mark.parametrize("table", ["xlsx", "txt", None])
@@ -254,7 +255,7 @@ def test_oasbud_b_mode_views_and_groups(tmp_path):
 
 def test_b_mode_is_the_envelope_in_decibels():
     waves = np.cos(np.arange(400) * 0.9)[:, None] * 10 ** (np.array([0, -20, -40, -60]) / 20)
-    image = readers.b_mode((waves * 1e6).astype(np.int32))[20:-20]  # the ends of a cut wave have no envelope
+    image = oasbud.b_mode((waves * 1e6).astype(np.int32))[20:-20]  # the ends of a cut wave have no envelope
     assert np.ptp(image, axis=0).max() <= 6, "the wave itself is gone"
     level = image.mean(axis=0)
     assert -np.diff(level)[:2] == pytest.approx(255 * 20 / 50, abs=2), "50 dB span the grey levels"
@@ -341,7 +342,122 @@ def test_size_limit_stops_before_decoding(tmp_path, monkeypatch):
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     trees.folder(tmp_path)
-    trees.save(tmp_path / "images" / "x0.bmp", trees.picture())
     records = [*load("folder", tmp_path), load("folder", tmp_path)[0]]
     with pytest.raises(DatasetError, match="'x0' occurs more than once"):
         datasets.LesionDataset(records, name="twice")
+    for place, picture in (("masks", trees.blob()), ("images", trees.picture())):
+        trees.save(tmp_path / place / "x0.bmp", picture)
+        with pytest.raises(DatasetError, match=r"x0\.bmp and x0\.png have one name"):
+            load("folder", tmp_path)
+        (tmp_path / place / "x0.bmp").unlink()
+
+
+def test_plain_folder_says_what_it_leaves_out(tmp_path):
+    root = trees.folder(tmp_path)
+    trees.save(root / "masks" / "gone.png", trees.blob())
+    trees.save(root / "images" / "more" / "x9.png", trees.picture())
+    with pytest.warns(DatasetWarning) as caught:
+        assert len(datasets.load("folder", root)) == 3
+    told = " ".join(str(w.message) for w in caught)
+    assert "1 masks without their image are left out: gone.png" in told
+    assert "1 pictures of a subfolder are left out" in told
+
+
+def test_a_mask_without_its_image_is_no_image(tmp_path):
+    root = trees.folder(tmp_path, flat=True)
+    trees.save(root / "gone_mask.png", trees.blob())
+    with pytest.warns(DatasetWarning, match=r"without their image are left out: gone_mask\.png"):
+        assert datasets.load("folder", root).ids.tolist() == ["x0", "x1", "x2"]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("id,label,group\nX0,benign,a\nx1,benign,a\nx2,benign,b\n", r"lists 1 images that are not there \(X0\)"),
+        ("id,label,group\n0,benign,a\nx1,benign,a\nx2,benign,b\n", r"not there \(0\)"),
+        ("id,label,patient\nx0,benign,a\n", "column 'patient'"),
+        ("id,label,groups\nx0,benign,a\n", "column 'groups'"),
+        ("id,group\nx0,a\nx1,a\n", r"no group to 1 images \(x2\)"),
+        ("id,group\nx0,a\nx1,a\nx2,\n", r"no group to 1 images \(x2\)"),
+        ("id,group\nx0,a\nx0.png,b\nx1,a\nx2,b\n", "two rows for x0"),
+        ("", "labels.csv is empty or no table"),
+        ("id,label\nx0,gutartig für uns\n".encode("latin-1"), "labels.csv is not in UTF-8"),
+    ],
+)
+def test_a_table_that_does_not_fit_its_folder_is_refused(tmp_path, table, words):
+    root = trees.folder(tmp_path)
+    (root / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(DatasetError, match=words) as caught:
+        load("folder", root)
+    assert "labels.csv" in str(caught.value)
+
+
+def test_ids_of_a_table_may_have_spaces_around_them_endings_and_dots(tmp_path):
+    for number in range(2):
+        trees.save(tmp_path / "images" / f"scan.{number:03d}.png", trees.picture(seed=number))
+        trees.save(tmp_path / "masks" / f"scan.{number:03d}.png", trees.blob())
+    (tmp_path / "labels.csv").write_text("ID, Label ,group\n scan.000 ,benign,a\nscan.001.png, malignant,b\n")
+    data = load("folder", tmp_path)
+    assert data.ids.tolist() == ["scan.000", "scan.001"]
+    assert data.labels.tolist() == ["benign", "malignant"] and data.groups.tolist() == ["a", "b"]
+
+
+def test_unknown_groups_are_reported(tmp_path):
+    root = trees.folder(tmp_path, labels=False)
+    with pytest.warns(DatasetWarning, match="every image is its own group"):
+        datasets.load("folder", root)
+    (root / "labels.csv").write_text("id,label\nx0,benign\n")
+    with pytest.warns(DatasetWarning, match=r"does not list x1, x2"):
+        datasets.load("folder", root)
+
+
+def test_a_complete_bus_uclm_is_complete(tmp_path, monkeypatch):
+    root = trees.bus_uclm(tmp_path)
+    counts = {"benign": 6, "malignant": 2, "normal": 1}  # with the image that the reader leaves out
+    monkeypatch.setitem(catalogue.CARDS, "bus-uclm", replace(catalogue.BUS_UCLM, counts=counts))
+    report = datasets.check("bus-uclm", root)
+    assert report.ok and not {"partial copy", "other labels", "more images"} & {p.kind for p in report.problems}
+    next(root.rglob("images/ALWI_000.png")).unlink()
+    assert "partial copy" in {p.kind for p in datasets.check("bus-uclm", root).problems}
+
+
+def test_missing_mask_files_of_a_complete_set_are_noticed(tmp_path, monkeypatch):
+    root = trees.busi(tmp_path)
+    whole = load("busi", root)
+    counts = {label: int((whole.labels == label).sum()) for label in ("benign", "malignant", "normal")}
+    n_masks = sum(len(record.masks) for record in whole)
+    monkeypatch.setitem(catalogue.CARDS, "busi", replace(catalogue.BUSI, counts=counts, n_masks=n_masks))
+    assert datasets.check("busi", root).ok
+    (root / "Dataset_BUSI_with_GT" / "benign" / "benign (4)_mask_2.png").unlink()
+    report = datasets.check("busi", root)
+    assert not report.ok and f"{n_masks - 1} of {n_masks}" in report.problems[0].message
+    with pytest.warns(DatasetWarning, match=f"{n_masks - 1} of {n_masks} mask files"):
+        datasets.load("busi", root)
+
+
+def test_pictures_and_masks_in_webp_are_read(tmp_path):
+    root = trees.folder(tmp_path)
+    for place in ("images", "masks"):
+        file = next((root / place).glob("x1.*"))
+        Image.open(file).convert("RGB").save(file.with_suffix(".webp"), lossless=True)
+        file.unlink()
+    _, mask = load("folder", root).load_native(1)
+    assert (mask == trees.blob()).all()
+
+
+def test_a_new_set_of_pairs_needs_a_card_only(tmp_path, monkeypatch):
+    home = tmp_path / "NEW"
+    for number in range(3):
+        trees.save(home / "scans" / f"p{number}.png", trees.picture(seed=number))
+        trees.save(home / "drawn" / f"p{number}_lesion.png", trees.blob())
+    card = replace(
+        catalogue.UDIAT,
+        key="new",
+        folder="NEW",
+        counts={"unknown": 3},
+        pairs=catalogue.Pairs("scans", "drawn", "p(.*)", r"\g<0>_lesion"),
+    )
+    monkeypatch.setitem(catalogue.CARDS, "new", card)
+    data = datasets.load("new", tmp_path)
+    assert data.ids.tolist() == ["p0", "p1", "p2"] and not data.warnings
+    assert data.load_arrays(16)[1].any(axis=(1, 2)).all()

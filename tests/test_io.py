@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from trees import picture
 
-from busutils.io import DatasetError, read_image, read_images
+from busutils.io import DatasetError, picture_size, read_image, read_images
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 import spoiled
@@ -194,3 +194,18 @@ def test_spoiled_files_raise_one_sentence_that_names_the_file_and_no_patient(tmp
     assert n_refused > len(refused)  # some of the scrambled ones too
     said = caplog.text + "".join(capsys.readouterr()) + "".join(str(w.message) for w in recwarn)
     assert "SECRET" not in said
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+def test_exif_orientation_is_applied(tmp_path, kind):
+    from PIL import ExifTags
+
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera lay on its side: turn by 90 degrees
+    upright = picture((40, 60))
+    stored = np.rot90(upright)
+    path = tmp_path / f"a.{kind}"
+    options = {"quality": 95} if kind == "jpg" else {"lossless": True} if kind == "webp" else {}
+    Image.fromarray(stored).convert("RGB").save(path, exif=exif, **options)
+    assert picture_size(path) == read_image(path).shape == upright.shape
+    assert np.abs(read_image(path).astype(int) - upright).mean() < 5

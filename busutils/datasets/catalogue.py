@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from busutils.io import DatasetError
 
@@ -33,6 +33,35 @@ class Download:
     checksum: str | None = None
     unpack: bool = True
     into: str = ""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Layout of a set that pairs each image with one mask file.
+
+    Parameters
+    ----------
+    images, masks : str
+        Folders of the two below the published folder, or below each class folder; empty for that folder itself.
+    image : str
+        Regular expression that the file name of an image matches, without its suffix.
+    mask : str
+        File name of its mask, without its suffix; refers to groups of ``image``.
+    classes : mapping of str to str
+        Label by class folder, where there are such folders.
+    unlabelled : str
+        Folder that is read where the class folders are missing.
+    listed : bool
+        Whether labels come from a list that lies beside the images.
+    """
+
+    images: str = ""
+    masks: str = ""
+    image: str = ".+"
+    mask: str = r"\g<0>"
+    classes: Mapping[str, str] = field(default_factory=dict)
+    unlabelled: str = ""
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,8 @@ class Card:
         Where checksums come from.
     aliases : tuple of str
         Other names under which the published folder is met.
+    pairs : Pairs, optional
+        How images and masks are found, where each image has one mask.
     """
 
     key: str
@@ -84,6 +115,7 @@ class Card:
     manual: str = ""
     checksum_note: str = ""
     aliases: tuple[str, ...] = ()
+    pairs: Pairs | None = None
 
     @property
     def n_images(self) -> int:
@@ -151,6 +183,7 @@ BUS_BRA = Card(
     key="bus-bra",
     title="BUS-BRA, biopsy-proven breast ultrasound from Brazil",
     folder="BUSBRA",
+    pairs=Pairs("Images", "Masks", r"bus_(.+)", r"mask_\1"),
     licence="CC BY 4.0",
     citation=(
         "Gómez-Flores W, Gregorio-Calas MJ, Coelho de Albuquerque Pereira W. BUS-BRA: a breast ultrasound "
@@ -184,6 +217,7 @@ STU = Card(
     key="stu",
     title="STU-Hospital",
     folder="Hospital",
+    pairs=Pairs("", "", r"Test_Image_(\d+)", r"mask_\1"),
     licence="none stated: use it, cite it, do not pass its images on",
     citation=(
         "Zhuang Z, Li N, Joseph Raj AN, Mahesh VGV, Qiu S. An RDAU-NET model for lesion segmentation in "
@@ -209,6 +243,7 @@ BUS_UCLM = Card(
     key="bus-uclm",
     title="BUS-UCLM, breast ultrasound from Ciudad Real",
     folder="BUS-UCLM",
+    pairs=Pairs("images", "masks", r"[A-Za-z]{4}_\d+"),
     aliases=("BUS-UCLM Breast ultrasound lesion segmentation dataset", "BUS_UCLM"),
     licence="version 3: CC BY 4.0 (versions 1 and 2 were quoted as CC BY-NC 4.0: check which one you hold)",
     citation=(
@@ -288,6 +323,7 @@ UDIAT = Card(
     key="udiat",
     title="UDIAT, dataset B",
     folder="BUS",
+    pairs=Pairs("original", "GT", listed=True),
     aliases=("UDIAT", "DatasetB", "Dataset_B", "BUS_B"),
     licence="by signed agreement; images must not be passed on",
     citation=(
@@ -349,6 +385,7 @@ BUS_UC = Card(
     key="bus-uc",
     title="BUS_UC, images from ultrasoundcases.info",
     folder="BUS_UC",
+    pairs=Pairs("images", "masks", classes={"Benign": "benign", "Malignant": "malignant"}, unlabelled="All"),
     aliases=("BUS-UC", "BUS_UC Breast Ultrasound Image Dataset"),
     licence="CC BY 4.0",
     citation="BUS_UC. Mendeley Data, version 1.",

@@ -18,7 +18,7 @@ from busutils.datasets import splits
 from busutils.datasets.catalogue import CARDS, card
 from busutils.datasets.lesions import LABELS, Record, looks_inverted, read_record
 from busutils.datasets.loading import open_set
-from busutils.datasets.readers import Problem, Report
+from busutils.datasets.reports import Problem, Report
 from busutils.io import DatasetError
 
 _WORKERS = 4

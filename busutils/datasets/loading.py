@@ -15,7 +15,7 @@ from busutils.datasets.catalogue import CARDS, card
 from busutils.datasets.fetch import data_dir
 from busutils.datasets.lesions import LesionDataset
 from busutils.datasets.phantoms import load_phantoms
-from busutils.datasets.readers import Report
+from busutils.datasets.reports import Report
 from busutils.io import DatasetError, DatasetWarning
 
 # Options whose values are names or paths, whatever they look like.
@@ -192,7 +192,7 @@ def open_set(key: str, report: Report, **options: Any) -> tuple[LesionDataset, P
     if about.key == "folder" and called in CARDS and called != "folder":
         raise DatasetError(f"name={called} is that of a published set: call your folder something else.")
     called = str(called or name)
-    reader = readers.READERS[name]
+    reader = readers.READERS.get(name, readers.read_pairs)
     _check_options(name, reader, options, ("root", "card", "report"))
     folder = find_folder(name, root)
     records = reader(folder, about, report, **options)
