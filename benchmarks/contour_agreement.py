@@ -21,7 +21,7 @@ from busutils import datasets, metrics
 
 
 def compare_contours(images: datasets.LesionDataset, *, least: float = 0.9, size: int = 256) -> pd.DataFrame:
-    """Score the masks of near-copies against each other.
+    """Score the masks of near-duplicates against each other.
 
     Parameters
     ----------

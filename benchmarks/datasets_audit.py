@@ -2,7 +2,7 @@
 
 - BUSI: seconds; recall of the audit's own pairs against the published list; precision by the recorded verdicts of a
   person who looked at every pair that the list does not hold.
-- Random 80/20 splits of BUSI's lesion images, 100 seeds: share of test images with a near-copy in train; the same for
+- Random 80/20 splits of BUSI's lesion images, 100 seeds: share of test images with a near-duplicate in train; the same for
   the shipped folds, and for all sets of the data folder together.
 - The complete audit (reading, candidates, registration) of 1 000, 10 000 and 100 000 simulated frames, each in a fresh
   process: wall and processor seconds, largest memory. A frame is layered speckle, 280 to 360 pixels high, drawn from

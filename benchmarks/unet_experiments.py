@@ -3,7 +3,7 @@
 Experiments on BUSI, each scored on images that were never seen; all but the last with the light U-Net:
 
 - ``leak``: lesion images are split at random, one fifth for the test, as most publications do. The network is trained
-  twice: on images among which are near-copies of test images (their group in ``datasets/folds/busi.csv``), and on as many
+  twice: on images among which are near-duplicates of test images (their group in ``datasets/folds/busi.csv``), and on as many
   images without any. Both are scored on the same test images, those whose copy was in training told apart from the others.
 - ``pretraining``: 16, 64 and 256 training images of folds 1 to 4, from scratch and from the weights ``phantom-light``, which
   saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5;
@@ -43,7 +43,7 @@ FIGURES = Path(__file__).parents[1] / "figures"
 
 
 def leak(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
-    """Train with and without near-copies of the test images, on equally many images."""
+    """Train with and without near-duplicates of the test images, on equally many images."""
     lesions = busi.lesions()
     groups = np.asarray(lesions.groups)
     tables = []

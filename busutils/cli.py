@@ -323,7 +323,9 @@ def _datasets_audit(args: argparse.Namespace) -> int:
         print(json.dumps({"pairs": json.loads(report.pairs.to_json(orient="records")), "findings": problems}, indent=1))
         return 0
     n_pairs, n_findings = len(report.pairs), len(report.problems)
-    print(f"{n_pairs} {'pair' if n_pairs == 1 else 'pairs'} of near-copies" + (", the most alike:" if n_pairs else ""))
+    print(
+        f"{n_pairs} {'pair' if n_pairs == 1 else 'pairs'} of near-duplicates" + (", the most alike:" if n_pairs else "")
+    )
     if n_pairs:
         _print(report.pairs.head(20))
     print(f"\n{n_findings} images with a finding" + (", by kind:" if n_findings else ""))
@@ -388,7 +390,7 @@ def _parser() -> argparse.ArgumentParser:
         ("info", _datasets_info, "what is known about one set"),
         ("fetch", _datasets_fetch, "download, verify and unpack a set"),
         ("check", _datasets_check, "count what is on disk against what should be there"),
-        ("audit", _datasets_audit, "look for near-copies and other traps"),
+        ("audit", _datasets_audit, "look for near-duplicates and other traps"),
         ("split", _datasets_split, "show the folds; groups stay whole"),
         ("cache", _datasets_cache, "tell where decoded images are kept"),
     ):

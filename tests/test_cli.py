@@ -273,7 +273,7 @@ def test_the_readme_is_short_and_its_sections_are_found():
 def test_an_audit_tells_pairs_and_findings(capsys):
     status, out, _ = run(capsys, "datasets", "audit", "phantom?n=12&size=96&copies=0.5&calipers=1")
     assert status == 0
-    assert "pairs of near-copies, the most alike:" in out
+    assert "pairs of near-duplicates, the most alike:" in out
     assert "burnt-in marks" in out.split("images with a finding, by kind:")[1]
     status, out, _ = run(capsys, "datasets", "audit", "phantom?n=4&size=64", "--json")
     assert status == 0

@@ -1,4 +1,4 @@
-"""Audit: near-copies of made-up scenes are found, unlike ones are not; odd masks and marks are named."""
+"""Audit: near-duplicates of made-up scenes are found, unlike ones are not; odd masks and marks are named."""
 
 import warnings
 
@@ -157,16 +157,14 @@ def test_small_images_do_not_match_by_chance():
     assert max(scores) < auditing.SAME_SCENE
 
 
-def test_trees_find_what_full_comparison_finds():
+def test_candidates_of_a_large_set_hold_every_similar_pair():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(6000, 64)).astype(np.float32)
     vectors[3000:3200] = vectors[:200] + 0.25 * rng.normal(size=(200, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = auditing.candidate_pairs(vectors)
-    want = {(k, k + 3000) for k in range(200)}
-    assert len(want & set(map(tuple, found.tolist()))) >= 196
-    assert len(found) < 20 * len(vectors)
-    assert (found == auditing.candidate_pairs(vectors)).all(), "the same seed gives the same pairs"
+    found = auditing.candidate_pairs(vectors, neighbours=2)
+    assert {(k, k + 3000) for k in range(200)} <= set(map(tuple, found.tolist()))
+    assert len(found) <= 2 * len(vectors)
 
 
 def test_copies_across_sets(tmp_path):

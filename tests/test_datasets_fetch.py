@@ -123,7 +123,7 @@ def sha256(data):
 
 def left_behind(dest):
     """Everything but the finished set, the lock and the pinned checksums."""
-    kept = {"stu.lock", "pinned.json"}
+    kept = {"stu.lock", "pinned.lock", "pinned.json"}
     return [p for p in dest.rglob("*") if p.is_file() and "Hospital" not in p.parts and p.name not in kept]
 
 
@@ -265,6 +265,16 @@ def test_first_download_is_pinned(server, offer, archive, tmp_path):
     server.files["stu.zip"] = zipped(trees.stu(tmp_path / "other", n=2))
     with pytest.raises(DatasetError, match="checksum is wrong"):
         datasets.fetch("stu", tmp_path, progress=False)
+
+
+def test_sets_fetched_at_once_all_pin_their_checksum(tmp_path):
+    names = [f"set{number}.zip" for number in range(40)]
+    threads = [threading.Thread(target=fetching._pin, args=(tmp_path, name, "sha256:0")) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(fetching._pins(tmp_path)) == sorted(names)
 
 
 @pytest.mark.parametrize("where", ["announced", "while downloading", "before unpacking", "while unpacking"])

@@ -185,6 +185,15 @@ def test_cache_without_a_place_to_write_is_no_error(busi, monkeypatch, tmp_path)
     assert busi.load_arrays(16)[0].shape == (12, 16, 16)
 
 
+def test_the_users_home_in_the_cache_folder_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("BUSUTILS_CACHE_DIR", "~/kept")
+    assert datasets.cache_dir() == tmp_path / "kept" / "arrays"
+    made_up(key="v1-").load_arrays(8)
+    assert datasets.cache_info().entries == 1
+
+
 def test_sources_with_a_key_are_cached_others_are_not():
     made_up().load_arrays(8)
     assert datasets.cache_info().entries == 0

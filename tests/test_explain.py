@@ -59,7 +59,7 @@ def test_phantoms_know_their_structures():
     assert cyst.image[below & found["enhancement"]].mean() > cyst.image[below & ~found["enhancement"]].mean() + 5
     assert not any(mask.any() for mask in phantom.structures(phantom.simulate(0, kind="normal", size=64)).values())
     assert any(phantom.structures(phantom.simulate(i, kind="spiculated", size=64))["shadow"].any() for i in range(12))
-    with pytest.raises(ValueError, match="near-copy"):
+    with pytest.raises(ValueError, match="near-duplicate"):
         phantom.structures(phantom.simulate(0, copy=1, size=64))
 
 

@@ -314,7 +314,7 @@ def test_records_carry_the_generator_version(monkeypatch):
     assert record.image.key != before
 
 
-def test_near_copies_share_group_and_scene():
+def test_near_duplicates_share_group_and_scene():
     dataset = load_phantoms(n=30, size=96, copies=0.2)
     groups, counts = np.unique(dataset.groups, return_counts=True)
     assert counts.sum() - len(groups) == 6

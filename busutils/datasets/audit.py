@@ -1,9 +1,7 @@
-"""Near-copies, contradictory labels, broken pairs and burnt-in marks of an image set, as tables.
+"""Near-duplicates, contradictory labels, broken pairs and burnt-in marks of an image set, as tables.
 
-Near-copies are found in two steps. Small grey thumbnails (whole frame, and parts of it for crops) give each image a few
-candidates: by all dot products for small sets, by a forest of random projections (Dasgupta and Freund 2008) for large
-ones, so that time grows as n log n. Each candidate pair is then registered: the speckle and edges of both
-frames (band-passed, local contrast normalised) are cross-correlated over all shifts, at equal height and at equal pixel
+Near-duplicates are found in two steps. Small grey thumbnails (whole frame, and parts of it for crops) give each image a few
+candidates by all dot products. Each candidate pair is then registered: the speckle and edges of both frames (band-passed, local contrast normalised) are cross-correlated over all shifts, at equal height and at equal pixel
 size. Another frame of another patient shares no speckle, however alike the layers look. A registration at a quarter of
 the size comes first: it is kept in memory for every image and leaves few pairs for which the files are read again.
 """
@@ -11,10 +9,10 @@ the size comes first: it is kept in memory for every image and leaves few pairs 
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,29 +23,25 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import fft, ndimage
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from busutils.datasets.lesions import LesionDataset, Record, read_record
 from busutils.io import DatasetError, PixelSource, open_picture, read_image, resize_image
 from busutils.jobs import atomic_path
 
-#: Pairs that register at least this well are near-copies (chosen on BUSI: every pair above it was looked at).
+#: Pairs that register at least this well are near-duplicates (chosen on BUSI: every pair above it was looked at).
 SAME_SCENE = 0.355
 #: Pairs above this are the same picture, perhaps with other marks on it.
 SAME_PICTURE = 0.85
 
 _THUMB = 16
-# Pairs below this at a quarter of the size are no near-copies: BUSI's faintest copy has 0.53, simulated copies that were
+# Pairs below this at a quarter of the size are no near-duplicates: BUSI's faintest copy has 0.53, simulated copies that were
 # cut out and stretched have 0.38 and more.
 _NEAR = 0.38
 _STRETCHED_NEAR = 0.55  # the same after stretching: strangers reach 0.45
 _STRETCHED_SCENE = 0.45  # the best of many stretches fits strangers better than one shift does; copies reach 0.6
 _STRETCHES = (0.86, 0.93, 1.0, 1.075, 1.16)
-_EXACT_BELOW = 4096  # all dot products are quicker than trees up to here
-_TREES = 24
-_LEAF = 96  # vectors of one leaf are compared in full
-_ALIKE = 0.5
+_KEPT = 500  # images whose spectra are kept while their pairs are registered
 _TINY = 0.001  # a lesion below this share of its image is called tiny
 # Thresholds set on simulated images with and without calipers and text.
 _BURNT_STEP, _BURNT_LEVEL, _BURNT_PX = 80, 180, 12
@@ -86,10 +80,8 @@ def thumbnails(image: np.ndarray) -> np.ndarray:
     return _unit(np.stack(small).astype(np.float32))
 
 
-def candidate_pairs(
-    vectors: np.ndarray, *, neighbours: int = 10, seed: int = 0, exact_below: int = _EXACT_BELOW
-) -> np.ndarray:
-    """Find pairs of alike vectors in n log n time.
+def candidate_pairs(vectors: np.ndarray, *, neighbours: int = 10) -> np.ndarray:
+    """Find the pairs of most similar vectors by comparing all with all.
 
     Parameters
     ----------
@@ -97,10 +89,6 @@ def candidate_pairs(
         Rows of unit length.
     neighbours : int
         Pairs kept for each row.
-    seed : int
-        For the forest of large sets.
-    exact_below : int
-        Sets smaller than this are compared in full.
 
     Returns
     -------
@@ -116,51 +104,14 @@ def candidate_pairs(
     n = len(vectors)
     if n < 2:
         return np.zeros((0, 2), int)
-    if n < exact_below:
-        near = np.zeros((n, min(neighbours, n - 1)), int)
-        for start in range(0, n, 512):
-            likeness = vectors[start : start + 512] @ vectors.T
-            rows = np.arange(len(likeness))
-            likeness[rows, start + rows] = -np.inf
-            near[start : start + 512] = np.argpartition(-likeness, near.shape[1] - 1, axis=1)[:, : near.shape[1]]
-        pairs = np.stack([np.repeat(np.arange(n), near.shape[1]), near.ravel()], axis=1)
-        return np.unique(np.sort(pairs, axis=1), axis=0)
-    # Around the mean direction: a common background would make all vectors alike.
-    centred = _unit(vectors - vectors.mean(axis=0))
-    levels = int(np.ceil(np.log2(n / _LEAF)))
-    rng = np.random.default_rng(seed)
-    pairs, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    for _ in range(_TREES):
-        found, alike = [], []
-        # Differences of two members point along the directions in which the set is spread out.
-        a, b = rng.integers(n, size=(2, levels))
-        along = centred @ (centred[a] - centred[b]).T
-        leaves = [np.arange(n)]
-        for level in range(levels):
-            sorted_ = (leaf[np.argsort(along[leaf, level], kind="stable")] for leaf in leaves)
-            leaves = [half for leaf in sorted_ for half in np.array_split(leaf, 2)]
-        with threadpool_limits(1):  # many small products: waking more threads would cost more than it saves
-            for leaf in leaves:
-                leaf.sort()
-                likeness = np.triu(centred[leaf] @ centred[leaf].T, k=1)
-                i, j = np.nonzero(likeness > _ALIKE)
-                found.append(leaf[i] * n + leaf[j])
-                alike.append(likeness[i, j])
-        pairs, scores = _best_of_each(np.concatenate([pairs, *found]), np.concatenate([scores, *alike]), n, neighbours)
-    return np.stack(np.divmod(pairs, n), axis=1)
-
-
-def _best_of_each(pairs: np.ndarray, scores: np.ndarray, n: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keep a pair (written a n + b), once, when it is among the best of either of its two members."""
-    pairs, first = np.unique(pairs, return_index=True)
-    scores = scores[first]
-    members = np.concatenate(np.divmod(pairs, n))
-    order = np.lexsort((-np.tile(scores, 2), members))
-    starts = np.r_[0, np.flatnonzero(np.diff(members[order])) + 1]
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    keep = np.zeros(len(pairs), bool)
-    keep[order[rank < most] % max(len(pairs), 1)] = True
-    return pairs[keep], scores[keep]
+    near = np.zeros((n, min(neighbours, n - 1)), int)
+    for start in range(0, n, 512):
+        similarity = vectors[start : start + 512] @ vectors.T
+        rows = np.arange(len(similarity))
+        similarity[rows, start + rows] = -np.inf
+        near[start : start + 512] = np.argpartition(-similarity, near.shape[1] - 1, axis=1)[:, : near.shape[1]]
+    pairs = np.stack([np.repeat(np.arange(n), near.shape[1]), near.ravel()], axis=1)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
 class _Grid(NamedTuple):
@@ -210,27 +161,8 @@ def _best_match(first: np.ndarray, second: np.ndarray, grid: _Grid) -> np.ndarra
     return fft.irfft2(np.conj(first) * second, s=grid.room).max(axis=(-2, -1))
 
 
-class _Frames:
-    """Spectra and shrunk pixels of the images in turn, the last used kept: a large set would not fit into memory."""
-
-    def __init__(self, images: Sequence[PixelSource | Path], keep: int = 500) -> None:
-        self.images, self.keep, self.held = images, keep, OrderedDict()
-
-    def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if index in self.held:
-            self.held.move_to_end(index)
-            return self.held[index]
-        image = read_image(self.images[index])
-        by = min(1.0, 1.5 * _FINE.rows / image.shape[0])
-        small = resize_image(image, (max(1, round(image.shape[0] * by)), max(1, round(image.shape[1] * by))))
-        made = self.held[index] = _spectra(_details(image, _FINE), _FINE), small
-        if len(self.held) > self.keep:
-            self.held.popitem(last=False)
-        return made
-
-
 def registration_score(first: np.ndarray, second: np.ndarray) -> float:
-    """Tell how well two images match after the best shift.
+    """Similarity of two images after the best shift.
 
     Parameters
     ----------
@@ -246,7 +178,7 @@ def registration_score(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def stretched_score(first: np.ndarray, second: np.ndarray) -> float:
-    """Tell how well two images match when one was cut out of the other's scene and stretched.
+    """Similarity of two images when one was cut out of the other's scene and stretched.
 
     Height and width of the second are stretched apart from each other, by up to a sixth: coarsely at a quarter of the
     size, and where that matches, finely at full size.
@@ -283,13 +215,13 @@ class AuditReport:
     name : str
         Name of the set.
     pairs : DataFrame
-        Near-copies, best match first: id_a, id_b, label_a, label_b, group_a, group_b, score, kind
+        Near-duplicates, best match first: id_a, id_b, label_a, label_b, group_a, group_b, score, kind
         (``same picture``, ``same scene``), labels_differ, groups_differ.
     images : DataFrame
         One row an image: id, label, lesion_share, n_masks, burnt_px (edges of text and calipers),
         colour_share, findings.
     groups : Series
-        Group of every id after near-copies are joined with the groups the set has.
+        Group of every id after near-duplicates are joined with the groups the set has.
     n_candidates : int
         Pairs that were compared.
     """
@@ -376,9 +308,9 @@ class AuditReport:
             return f'<img alt="{html.escape(id_)}" src="data:image/jpeg;base64,{data}">'
 
         def note(row) -> str:
-            said = [row.kind, f"score {row.score:.2f}", f"{row.label_a} | {row.label_b}"]
-            said += ["<b>labels differ</b>"] * row.labels_differ + ["<b>groups differ</b>"] * row.groups_differ
-            return ", ".join(said)
+            words = [row.kind, f"score {row.score:.2f}", f"{row.label_a} | {row.label_b}"]
+            words += ["<b>labels differ</b>"] * row.labels_differ + ["<b>groups differ</b>"] * row.groups_differ
+            return ", ".join(words)
 
         name = html.escape(self.name)
         rows = [
@@ -393,10 +325,10 @@ class AuditReport:
             for row in self.problems.itertuples()
         ]
         page = (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Near-copies in {name}</title><style>'
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Near-duplicates in {name}</title><style>'
             "body{font-family:sans-serif;background:#222;color:#eee}h2{font-size:1rem}section{display:inline-block;"
             "margin:0 2rem 1rem 0}b{color:#fc6}td{padding-right:2rem}</style>"
-            f"<h1>{len(rows)} near-copies in {name}</h1><p>Found in single images, listed below the pairs:</p>"
+            f"<h1>{len(rows)} near-duplicates in {name}</h1><p>Found in single images, listed below the pairs:</p>"
             f"<ul>{''.join(single) or '<li>nothing</li>'}</ul>{''.join(rows)}"
             f"<h1>Single images</h1><table>{''.join(listed)}</table></html>"
         )
@@ -511,14 +443,14 @@ def _look_at(record: Record) -> tuple[np.ndarray, list[np.ndarray] | None, dict]
     return thumbnails(image), _details(image, _COARSE), row
 
 
-def _candidates(small: np.ndarray, *, neighbours: int, seed: int) -> np.ndarray:
+def _candidates(small: np.ndarray, *, neighbours: int) -> np.ndarray:
     """Pairs (M, 2) of images whose thumbnails (4, N, D) are alike, in whole or in part."""
     n = small.shape[1]
-    parts = [candidate_pairs(vectors.astype(np.float32), neighbours=neighbours, seed=seed) for vectors in small]
+    parts = [candidate_pairs(vectors.astype(np.float32), neighbours=neighbours) for vectors in small]
     # Parts of one frame against the whole of another: a crop kept only the left, or the right.
     for part in (1, 2, 3):
         vectors = np.concatenate([small[0], small[part]]).astype(np.float32)
-        both = candidate_pairs(vectors, neighbours=neighbours, seed=seed) % max(n, 1)
+        both = candidate_pairs(vectors, neighbours=neighbours) % max(n, 1)
         parts.append(np.sort(both[both[:, 0] != both[:, 1]], axis=1))
     return np.unique(np.concatenate(parts), axis=0)
 
@@ -528,21 +460,18 @@ def audit(
     *,
     threshold: float = SAME_SCENE,
     neighbours: int = 10,
-    seed: int = 0,
     progress: bool = False,
 ) -> AuditReport:
-    """Look for near-copies, contradictory labels, odd masks and burnt-in marks.
+    """Look for near-duplicates, contradictory labels, odd masks and burnt-in marks.
 
     Parameters
     ----------
     dataset : LesionDataset
         To check across sets, pass :func:`busutils.datasets.concatenate` of them.
     threshold : float
-        Pairs that register at least this well are near-copies.
+        Pairs that register at least this well are near-duplicates.
     neighbours : int
         Candidates of each image, for each kind of thumbnail.
-    seed : int
-        For the forest of large sets.
     progress : bool
         Whether to show a progress bar.
 
@@ -561,7 +490,7 @@ def audit(
             details.append(detail)
             rows.append(row)
     images = pd.DataFrame(rows)
-    pairs = _candidates(small, neighbours=neighbours, seed=seed)
+    pairs = _candidates(small, neighbours=neighbours)
     n_candidates = len(pairs)
     broken = np.array([detail is None for detail in details], bool)
     pairs = _screen(details, pairs[~broken[pairs].any(axis=1)], bar)
@@ -612,10 +541,16 @@ def _screen(details: Sequence[list[np.ndarray]], pairs: np.ndarray, bar: dict) -
 
 def _register(images: Sequence, pairs: np.ndarray, bar: dict) -> np.ndarray:
     """Registration score of every pair, the spectra of an image used for all its pairs in turn."""
-    frames = _Frames(images)
+
+    @functools.lru_cache(_KEPT)  # a large set would not fit into memory
+    def frame(index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = read_image(images[index])
+        by = min(1.0, 1.5 * _FINE.rows / image.shape[0])
+        small = resize_image(image, (max(1, round(image.shape[0] * by)), max(1, round(image.shape[1] * by))))
+        return _spectra(_details(image, _FINE), _FINE), small
 
     def score(pair: np.ndarray) -> float:
-        (first, small_first), (second, small_second) = frames(int(pair[0])), frames(int(pair[1]))
+        (first, small_first), (second, small_second) = frame(int(pair[0])), frame(int(pair[1]))
         shifted = float(_best_match(first, second, _FINE).max())
         if shifted >= SAME_SCENE:
             return shifted

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from busutils.datasets.lesions import Record
 
 # Raise this when reading or resizing changes, so that arrays made by older code are not found again.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CacheInfo(NamedTuple):
@@ -42,7 +42,7 @@ def cache_dir() -> Path:
 
 
 def cache_info() -> CacheInfo:
-    """Tell place, number of entries and size of the array cache.
+    """Place, number of entries and size of the array cache.
 
     Returns
     -------
@@ -83,7 +83,7 @@ class Entry:
     folder: Path
 
     def exists(self) -> bool:
-        """Tell whether both arrays are there.
+        """Whether both arrays are there.
 
         Returns
         -------
@@ -155,7 +155,7 @@ def entry_of(records: Sequence[Record], size: int) -> Entry | None:
     Returns
     -------
     Entry or None
-        ``None`` when a source cannot be told apart from another (no file, no key).
+        ``None`` when a source is neither a file nor has a key.
     """
     digest = hashlib.sha256(json.dumps([_FORMAT, size]).encode())
     for record in records:

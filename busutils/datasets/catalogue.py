@@ -154,7 +154,7 @@ BUSI = Card(
     n_masks=798,
     patients=600,
     group=(
-        "images of one scene (no patient ids are published): this package's near-copy audit joined with "
+        "images of one scene (no patient ids are published): this package's near-duplicate audit joined with "
         "the list of "
         "Pawłowska, Karwat and Żołek 2023 (Mendeley 10.17632/k8t3gnx9h6.1, CC BY 4.0)"
     ),
@@ -164,7 +164,7 @@ BUSI = Card(
         "masks are 1-bit, RGB or RGBA",
         "normal images have black masks",
         "benign (433) and malignant (145) are the same pixels under two labels: one group, both noted",
-        "near-copies: groups from folds/busi.csv",
+        "near-duplicates: groups from folds/busi.csv",
     ),
     downloads=(
         Download(
@@ -227,7 +227,7 @@ STU = Card(
     doi="10.1371/journal.pone.0221535",
     homepage="https://github.com/xbhlk/STU-Hospital",
     counts={"unknown": 42},
-    group="each image is its own group, near-copies joined (no patient ids are published)",
+    group="each image is its own group, near-duplicates joined (no patient ids are published)",
     layout="Test_Image_1.png … 42, mask_1.png … 42",
     quirks=("masks of 128 to 512 pixels a side, anti-aliased, for images of 128: averaged over area, cut at one half",),
     downloads=(

@@ -24,6 +24,7 @@ import platformdirs
 import pooch
 from tqdm import tqdm
 
+from busutils import jobs
 from busutils.datasets.catalogue import Card, Download, card
 from busutils.io import DatasetError
 
@@ -201,9 +202,9 @@ def _pins(store: Path) -> dict[str, str]:
 
 def _pin(store: Path, name: str, checksum: str) -> None:
     """Remember the checksum of a first download, so that a later one that differs is noticed."""
-    fresh = store / "pinned.json.new"
-    fresh.write_text(json.dumps({**_pins(store), name: checksum}, indent=1), encoding="utf-8")
-    os.replace(fresh, store / "pinned.json")
+    # All sets share this file, and each is fetched under a lock of its own.
+    with filelock.FileLock(store / "pinned.lock"), jobs.atomic_path(store / "pinned.json") as fresh:
+        fresh.write_text(json.dumps({**_pins(store), name: checksum}, indent=1), encoding="utf-8")
 
 
 def _hash_is(file: Path, wanted: str) -> bool:

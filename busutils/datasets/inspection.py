@@ -74,7 +74,7 @@ class CheckReport:
 
 
 def info(key: str) -> dict[str, Any]:
-    """Tell what is known about a set: its card, and the folds that are shipped for it.
+    """What is known about a set: its card, and the folds that are shipped for it.
 
     Parameters
     ----------
@@ -185,8 +185,8 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
         ids, labels = [record.id for record in same], {record.label for record in same}
         named = " and ".join(ids)
         if len(labels) > 1:
-            said = f"{named} are the same pixels under {len(labels)} labels ({', '.join(sorted(labels))})."
-            report.warn("contradictory labels", ids[0], said)
+            message = f"{named} are the same pixels under {len(labels)} labels ({', '.join(sorted(labels))})."
+            report.warn("contradictory labels", ids[0], message)
         elif len({record.group for record in same}) > 1:
             report.warn("doubled image", ids[0], f"{named} are the same pixels in different groups.")
     found = Counter(record.label for record in records)

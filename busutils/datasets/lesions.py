@@ -45,18 +45,18 @@ class Record:
     Parameters
     ----------
     id : str
-        File name without ending, unique within its set.
+        File name without suffix, unique within its set.
     image : Path or PixelSource
         Where the pixels come from: a file, or an object with ``read()`` (simulated and raw-data images).
     masks : tuple of Path or PixelSource
         One entry a mask file; they are joined. Empty means that no pixel is lesion.
     label : {'benign', 'malignant', 'normal', 'unknown'}
     group : str
-        Images that must stay on one side of a split share it: a patient, a case, or near-copies of one scene.
+        Images that must stay on one side of a split share it: a patient, a case, or near-duplicates of one scene.
     source : str
         Key of the set the image comes from.
     spacing : (float, float), optional
-        Height and width of a pixel, (dy, dx) in mm, where the set tells.
+        Height and width of a pixel, (dy, dx) in mm, where known.
     notes : tuple of str
         What a user should know about this image.
     extras : mapping
@@ -125,7 +125,7 @@ def _read_square(record: Record, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def looks_inverted(masks: np.ndarray) -> np.ndarray:
-    """Tell which masks cover more than 90 % of their image or all of its edge, as if black meant lesion.
+    """Find masks that cover more than 90 % of their image or all of its edge, as if black meant lesion.
 
     Parameters
     ----------

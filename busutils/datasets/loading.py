@@ -132,7 +132,7 @@ def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDa
         folder itself; by default the environment variable ``BUSUTILS_DATA_DIR``. Simulated images need none.
     **options
         Options of the set; they win over those in ``key``. Every set takes a ``root`` and a ``name`` for tables; the name
-        of a folder of your own also tells it from other folders: ``"folder?root=/scans/clinic&name=clinic"``.
+        of a folder of your own also keeps it apart from other folders: ``"folder?root=/scans/clinic&name=clinic"``.
 
     Returns
     -------

@@ -79,8 +79,8 @@ def load_phantoms(
     kind : str, optional
         Only this kind, one of `KINDS`.
     copies : float
-        Share of images that are near-copies (other gain, other crop) of the image before them, in its group:
-        the leak that random splits fall for.
+        Share of images that are near-duplicates (other gain, other crop) of the image before them, in its group:
+        the data leakage that random splits fall for.
     calipers, text : float
         Share of images with burnt-in calipers and with text.
     start : int
@@ -136,9 +136,9 @@ def load_phantoms(
                 # One scene through two scanners is one group: its truth is the same.
                 group=f"phantom-{seed}-{original:04d}",
                 source="phantom",
-                # A near-copy is cut out a little tighter, by an amount that only its simulation knows.
+                # A near-duplicate is cut out a little tighter, by an amount that only its simulation knows.
                 spacing=None if turn else (scene.depth / size, scene.width / size),
-                notes=("near-copy of the image before",) if is_copy else (),
+                notes=("near-duplicate of the image before",) if is_copy else (),
                 extras={
                     "kind": scene.kind,
                     **scene.descriptors,
@@ -193,8 +193,8 @@ def write_phantoms(dataset: LesionDataset, out: str | os.PathLike) -> Path:
             Image.fromarray(image).save(folder / f"{stem}.png")
             parts, found = ndimage.label(mask)
             for number in range(1, max(found, 1) + 1):
-                ending = "_mask.png" if number == 1 else f"_mask_{number - 1}.png"
-                Image.fromarray(np.uint8(255) * (parts == number)).save(folder / f"{stem}{ending}")
+                suffix = "_mask.png" if number == 1 else f"_mask_{number - 1}.png"
+                Image.fromarray(np.uint8(255) * (parts == number)).save(folder / f"{stem}{suffix}")
             files.append(f"{record.label}/{stem}.png")
         table = dataset.table()
         table.insert(0, "file", files)

@@ -146,6 +146,6 @@ def read_labels(file: Path, ids: Collection[str]) -> dict[str, dict[str, str]]:
     if unmatched:
         raise DatasetError(
             f"{file} lists {len(unmatched)} images that are not there ({name_some(unmatched)}): an id is the name of an image "
-            "file, letter by letter, with or without its ending."
+            "file, letter by letter, with or without its suffix."
         )
     return rows

@@ -1,6 +1,6 @@
 """How sure a mean is, and whether one method is better than another.
 
-Near-copies and images of one patient are not independent. Everything here therefore resamples and compares **groups**,
+Near-duplicates and images of one patient are not independent. Everything here therefore resamples and compares **groups**,
 not images.
 """
 

@@ -51,7 +51,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether a file bears the mark of DICOM, whatever its name.
+    """Whether a file bears the mark of DICOM, whatever its name.
 
     Parameters
     ----------

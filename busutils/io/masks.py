@@ -36,7 +36,7 @@ _COLOURED = 40  # difference between the channels of a pixel that is not grey
 def read_mask(source: Path | str | PixelSource) -> np.ndarray:
     """Read one mask as grey levels, 0 = background, 255 = lesion, in between = smooth edge or probability.
 
-    What counts as lesion is said in :mod:`busutils.io.masks`; a mask is what is above 127.
+    :mod:`busutils.io.masks` defines what counts as lesion; a mask is what is above 127.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def _few_levels(values: np.ndarray, levels: np.ndarray, whole: bool, name: objec
 
 
 def sizes_agree(mask_shape: tuple[int, int], image_shape: tuple[int, int]) -> bool:
-    """Tell whether a mask of one size can belong to an image of another.
+    """Whether a mask of one size can belong to an image of another.
 
     It can when the sizes are equal up to two pixels, or when the mask is larger with the same aspect ratio
     (STU-Hospital).

@@ -55,7 +55,7 @@ def _resample(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_image(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resize an image: area averaging where it shrinks, linear interpolation where it grows, axis by axis.
 
-    A picture that is not square is squeezed into the square, as the field does.
+    An image that is not square is squeezed into the square, as is usual.
 
     Parameters
     ----------

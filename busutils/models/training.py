@@ -51,7 +51,7 @@ def validation_groups(groups: Sequence[Any], fraction: float, seed: int) -> np.n
     Parameters
     ----------
     groups : (N,) sequence
-        Group of every image; near-copies share one.
+        Group of every image; near-duplicates share one.
     fraction : float
         Share of the images to set aside, in [0, 1).
     seed : int
@@ -276,7 +276,7 @@ class UNetSegmenter(Segmenter):
     ) -> None:
         """Train; see :meth:`Segmenter.fit`.
 
-        ``groups`` keeps near-copies on one side of the validation split (every image is its own group by default).
+        ``groups`` keeps near-duplicates on one side of the validation split (every image is its own group by default).
         ``checkpoint`` is a file that holds the training after every epoch; the same call takes it up again.
         """
         assert masks is not None

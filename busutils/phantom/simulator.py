@@ -158,7 +158,7 @@ def simulate(
     kind : str, optional
         One of `KINDS`; by default drawn.
     copy : int
-        Above 0: a near-copy of the scene with other gain and another crop, one for every number.
+        Above 0: a near-duplicate of the scene with other gain and another crop, one for every number.
     calipers, text : float
         Probability of burnt-in calipers (on lesion images) and of text.
 
@@ -217,7 +217,7 @@ def simulate(
 
 
 def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarray]:
-    """Tell where the structures of a simulated image lie, from the scene and not from its grey values.
+    """Masks of the structures of a simulated image, from the scene and not from its grey values.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarra
     Raises
     ------
     ValueError
-        If the image is a near-copy, whose crop is not known.
+        If the image is a near-duplicate, whose crop is not known.
 
     Examples
     --------
@@ -247,7 +247,7 @@ def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarra
     height, width = made.mask.shape
     cell = (made.scene.depth / height, made.scene.width / width)
     if not np.allclose(cell, made.spacing):
-        raise BusutilsError("the structures of a near-copy are not known: simulate it with copy=0")
+        raise BusutilsError("the structures of a near-duplicate are not known: simulate it with copy=0")
     loss = tissue.lesion_loss(made.scene, (height, width))
     outside = ndimage.distance_transform_edt(~made.mask) if made.mask.any() else np.full(made.mask.shape, np.inf)
     inside = ndimage.distance_transform_edt(made.mask)
