@@ -36,12 +36,12 @@ def answer(path: Path) -> None:
     from tf_keras_vis.layercam import Layercam
     from tf_keras_vis.saliency import Saliency
 
-    # The builder asks `busutils.models.engine` for Keras; here it gets Keras 2.
-    engine = types.ModuleType("busutils.models.engine")
+    # The builder asks `busutils.models.backend` for Keras; here it gets Keras 2.
+    engine = types.ModuleType("busutils.models.backend")
     engine.keras = tf.keras
     for name in ("busutils", "busutils.models"):
         sys.modules[name] = types.ModuleType(name)
-    sys.modules["busutils.models.engine"] = engine
+    sys.modules["busutils.models.backend"] = engine
     spec = importlib.util.spec_from_file_location("builder", ROOT / "busutils" / "models" / "unet.py")
     builder = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(builder)

@@ -30,7 +30,7 @@ import pandas as pd
 from skimage import exposure
 
 from busutils import datasets, evaluation, jobs, models
-from busutils.models.engine import keras
+from busutils.models.backend import keras
 
 FIGURES = Path(__file__).parents[1] / "figures"
 LEVELS = np.linspace(0, 1, 257)

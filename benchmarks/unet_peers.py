@@ -60,7 +60,7 @@ def epochs_of_light(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Pr
 
 def epochs_of_sibling(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Proba, int]]:
     """Train the large network plainly."""
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
     from busutils.models.training import PRESETS, network_proba
     from busutils.models.unet import unet
 

@@ -190,7 +190,7 @@ def _train(args: argparse.Namespace) -> int:
         _check_writable(path)
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
-    given = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "precision", "start", "seed")}
+    given = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "precision", "init_weights", "seed")}
     changes = {name: value for name, value in given.items() if value is not None}
     if args.members == 1:
         settings = models.UNetSegmenter.preset(args.preset, **changes)

@@ -38,7 +38,7 @@ def test_gradients_of_the_input_agree_with_their_closed_form(noise, square):
 
 
 def test_gradients_of_the_input_agree_with_finite_differences(tiny_unet, discs):
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     image, mask = discs[0][3], discs[1][3]
     found = explain.input_gradients(tiny_unet, image, region=mask)
@@ -62,7 +62,7 @@ def test_integrated_gradients_of_a_linear_network_are_its_terms(noise, square):
 
 
 def test_integrated_gradients_add_up_to_the_change_of_the_logits(tiny_unet, discs):
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     image, mask = discs[0][0], discs[1][0]
     found = explain.integrated_gradients(tiny_unet, image, region=mask, steps=128)

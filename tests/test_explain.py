@@ -65,7 +65,7 @@ def test_phantoms_know_their_structures():
 
 def convolutions():
     """Three 3×3 convolutions of ones: the gradient is a known pyramid, 7 pixels wide."""
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     image = values = keras.Input((16, 16, 1))
     for name in ("enc1", "bottleneck", "dec1"):
@@ -109,7 +109,7 @@ def test_channels_are_ranked_by_overlap():
 
 def two_layer_network():
     """Logit = Σ w_c · A_c with 1×1 convolutions, so that the map has a closed form."""
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     image = keras.Input((8, 8, 1))
     features = keras.layers.Conv2D(3, 1, use_bias=False, name="features")(image)
@@ -137,7 +137,7 @@ def test_seg_grad_cam_agrees_with_its_closed_form():
 
 def test_seg_grad_cam_agrees_with_finite_differences(tiny_unet, discs):
     """The channel weights, estimated without any gradient: raise one channel a little, see what the logits do."""
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     image, mask = discs[0][0], discs[1][0]
     network = tiny_unet.network_
@@ -311,7 +311,7 @@ def test_an_ensemble_averages_and_tells_where_its_members_disagree():
     [explain.seg_grad_cam, explain.hires_cam, explain.input_gradients, explain.integrated_gradients],
 )
 def test_gradient_methods_say_that_they_need_tensorflow(method, tiny_unet, discs, monkeypatch):
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(RuntimeError, match="needs Keras' TensorFlow engine, this is torch"):

@@ -158,7 +158,7 @@ def test_levels_shapes_and_receptive_fields():
 
 def test_the_receptive_field_is_what_a_pixel_can_feel():
     """Measured: change one input pixel far enough away, and the level does not change."""
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
     from busutils.models.unet import describe, unet
 
     network = unet(64, filters=(2, 2, 2))
@@ -344,7 +344,7 @@ def test_several_devices_train_one_network(tmp_path):
 import os, sys, tensorflow
 whole = tensorflow.config.list_physical_devices("CPU")[0]
 tensorflow.config.set_logical_device_configuration(whole, [tensorflow.config.LogicalDeviceConfiguration()] * 2)
-from busutils.models.engine import across_devices
+from busutils.models.backend import across_devices
 from busutils.cli import main
 with across_devices():
     assert tensorflow.distribute.get_strategy().num_replicas_in_sync == 2

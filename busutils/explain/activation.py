@@ -63,7 +63,7 @@ def levels_of(segmenter: Segmenter) -> list[str]:
 
 def tensorflow_for(method: str) -> Any:
     """TensorFlow, or one sentence that a gradient method needs it."""
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     engine = keras.backend.backend()
     if engine != "tensorflow":
@@ -80,7 +80,7 @@ def part_of(network: Any, ends: Sequence[str], start: str | None = None) -> Any:
 
     Building one anew for every image would cost more than the image.
     """
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     key = (start, *ends)
     parts = _PARTS.setdefault(network, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from busutils.models.engine import keras
+from busutils.models.backend import keras
 
 __all__ = ["AlwaysDropout"]
 

@@ -108,7 +108,7 @@ def dropout_proba(
     Gal, Ghahramani 2016, ICML, arXiv:1506.02142.
     """
     from busutils.explain.dropout import AlwaysDropout
-    from busutils.models.engine import keras
+    from busutils.models.backend import keras
 
     network = network_of(segmenter)
     if not 0 <= rate < 1:

@@ -1,4 +1,4 @@
-"""Random changes of a training image that leave its truth known.
+"""Random changes of a training image that leave its reference mask known.
 
 Geometry moves image and mask together; grey values change the image alone. Nothing is flipped upside down: depth
 runs downwards in ultrasound, and shadows fall away from the probe.
@@ -11,14 +11,42 @@ from scipy import ndimage
 
 from busutils.errors import BusutilsError
 
-__all__ = ["augment", "augment_batch"]
+__all__ = ["augment", "augment_batch", "lesion_free_window"]
+
+
+def lesion_free_window(mask: np.ndarray, rng: np.random.Generator, *, tries: int = 20) -> tuple[int, int, int] | None:
+    """Find a square part of an image that shows no lesion, of 30 to 75 % of its side.
+
+    Normal images are rare in public sets; the tissue beside a lesion teaches a network as well where to find nothing.
+
+    Parameters
+    ----------
+    mask : (S, S) bool ndarray
+        Lesion.
+    rng : numpy.random.Generator
+        Source of randomness.
+    tries : int, default 20
+        Random windows to look at.
+
+    Returns
+    -------
+    (top, left, side) of int, or None if no such window was found
+    """
+    size = mask.shape[0]
+    for _ in range(tries):
+        side = int(size * rng.uniform(0.3, 0.75))
+        top, left = rng.integers(0, size - side + 1, 2)
+        if not mask[top : top + side, left : left + side].any():
+            return int(top), int(left), side
+    return None
 
 
 def _geometry(rng: np.random.Generator, size: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """A random map from output to input pixels: flip, rotation, scale and shift about the centre."""
+    """A random map from output to input pixels: flip, rotation, scale, aspect ratio and shift about the centre."""
     angle = np.deg2rad(rng.uniform(-15, 15) * strength)
-    scale = np.exp(rng.uniform(np.log(0.8), np.log(1.25)) * strength)
-    stretch = np.exp(rng.uniform(-0.1, 0.1) * strength)
+    scale = np.exp(rng.uniform(np.log(0.7), np.log(1.4)) * strength)
+    # The ratio of width to height changes by up to 1.5: as much as it differs between hospitals, whose images all become squares.
+    stretch = np.exp(rng.uniform(-0.2, 0.2) * strength)
     flip = rng.choice([-1.0, 1.0])
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = rotation @ np.diag([stretch / scale, flip / (stretch * scale)])
@@ -28,18 +56,25 @@ def _geometry(rng: np.random.Generator, size: int, strength: float) -> tuple[np.
 
 
 def _grey(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Gamma, gain, speckle and resolution: what differs between scanners and their settings."""
-    values = image / 255.0
-    values = values ** np.exp(rng.uniform(-0.4, 0.4) * strength)
+    """Gamma, gain, gain along depth, resolution and speckle: what differs between scanners and their settings."""
+    size = image.shape[0]
+    values = (image / np.float32(255)) ** np.float32(np.exp(rng.uniform(-0.5, 0.5) * strength))
     mean = values.mean()
-    values = (values - mean) * np.exp(rng.uniform(-0.3, 0.3) * strength) + mean + rng.uniform(-0.1, 0.1) * strength
+    values = (values - mean) * np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength)) + mean
+    # Gain of the whole image, and its change from the skin to the deepest tissue.
+    knots = rng.uniform(-0.1, 0.1) + rng.uniform(-0.15, 0.15, 4) * (rng.random() < 0.5)
+    values = (
+        values + np.interp(np.arange(size), np.linspace(0, size - 1, 4), knots * strength).astype(np.float32)[:, None]
+    )
     if rng.random() < 0.3:
-        values = ndimage.gaussian_filter(values, rng.uniform(0.3, 1.2) * strength * image.shape[0] / 128)
+        sigma = rng.uniform(0.3, 1.5) * strength * size / 128
+        values = ndimage.gaussian_filter(values, (sigma, sigma * rng.uniform(1, 2)), truncate=3)
     if rng.random() < 0.5:
-        # Speckle multiplies: bright tissue is noisier.
-        grain = rng.standard_normal(image.shape).astype(np.float32)
-        grain = ndimage.gaussian_filter(grain, rng.uniform(0.4, 1.2)) * rng.uniform(0.5, 2.0)
-        values = values * (1 + 0.15 * strength * grain)
+        # Speckle multiplies: bright tissue is noisier. Its grains are wider than high.
+        grain = rng.standard_normal(image.shape, np.float32)
+        sigma = rng.uniform(0.4, 1.2)
+        grain = ndimage.gaussian_filter(grain, (sigma, sigma * rng.uniform(1, 2)), truncate=3)
+        values = values * (1 + np.float32(0.15 * strength * rng.uniform(0.2, 1.0) / max(grain.std(), 1e-6)) * grain)
     return np.clip(values, 0, 1) * 255
 
 
@@ -69,7 +104,12 @@ def strengths(given: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def augment(
-    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, strength: float | tuple[float, float] = 1.0
+    image: np.ndarray,
+    mask: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    strength: float | tuple[float, float] = 1.0,
+    window: tuple[int, int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Change one square training image at random, and its mask with it.
 
@@ -80,22 +120,33 @@ def augment(
     mask : (S, S) bool ndarray
         Its lesion.
     rng : numpy.random.Generator
-        Source of chance; the same state gives the same result.
+        Source of randomness; the same state gives the same result.
     strength : float or pair of float, default 1
         Scales all changes, or those of geometry and of grey values; 0 leaves a possible mirror image only.
+    window : (top, left, side) of int, optional
+        Part of the image to enlarge to the whole square first, see :func:`lesion_free_window`.
 
     Returns
     -------
     image : (S, S) float32 ndarray
-        In [0, 255].
+        In [0, 255]. What lies beyond the border is filled by reflection, in the mask too.
     mask : (S, S) bool ndarray
     """
     geometry, grey = strengths(strength)
-    matrix, offset = _geometry(rng, image.shape[0], geometry)
-    moved = ndimage.affine_transform(image.astype(np.float32), matrix, offset, order=1)
-    # A mask is moved as a map from 0 to 1 and cut at one half: its border stays as smooth as it was.
-    truth = ndimage.affine_transform(mask.astype(np.float32), matrix, offset, order=1) >= 0.5
-    return _grey(moved, rng, grey).astype(np.float32), truth
+    size = image.shape[0]
+    if window is not None:
+        top, left, side = window
+        image, mask = image[top : top + side, left : left + side], mask[top : top + side, left : left + side]
+    zoom = (image.shape[0] - 1) / (size - 1) if size > 1 else 1.0
+    matrix, offset = _geometry(rng, size, geometry)
+    matrix, offset = matrix * zoom, offset * zoom
+    moved = ndimage.affine_transform(image.astype(np.float32), matrix, offset, (size, size), order=1, mode="mirror")
+    truth = np.zeros((size, size), bool)
+    if mask.any():
+        # A mask is moved as a map from 0 to 1 and cut at one half: its border stays as smooth as it was.
+        soft = ndimage.affine_transform(mask.astype(np.float32), matrix, offset, (size, size), order=1, mode="mirror")
+        truth = soft >= 0.5
+    return _grey(moved, rng, grey).astype(np.float32) if grey else moved, truth
 
 
 def augment_batch(
@@ -104,6 +155,7 @@ def augment_batch(
     rng: np.random.Generator,
     *,
     strength: float | tuple[float, float] = 1.0,
+    lesion_free: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Apply :func:`augment` to every image of a stack.
 
@@ -114,9 +166,11 @@ def augment_batch(
     masks : (N, S, S) bool ndarray
         Their lesions.
     rng : numpy.random.Generator
-        Source of chance.
+        Source of randomness.
     strength : float or pair of float, default 1
         As in :func:`augment`.
+    lesion_free : float, default 0
+        Share of the lesion images of which only a part beside the lesion is shown, see :func:`lesion_free_window`.
 
     Returns
     -------
@@ -124,5 +178,9 @@ def augment_batch(
         In [0, 255].
     masks : (N, S, S) bool ndarray
     """
-    pairs = [augment(image, mask, rng, strength=strength) for image, mask in zip(images, masks, strict=True)]
-    return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+    changed, moved = np.empty(images.shape, np.float32), np.empty(masks.shape, bool)
+    for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        cropped = rng.random() < lesion_free and mask.any()
+        window = lesion_free_window(mask, rng) if cropped else None
+        changed[index], moved[index] = augment(image, mask, rng, strength=strength, window=window)
+    return changed, moved

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from busutils.errors import BusutilsError
-from busutils.models.engine import keras
+from busutils.models.backend import keras
 from busutils.models.segmenter import WeightsError
 
 __all__ = ["feature_maps", "lite0", "load_imagenet", "names_of_encoder", "read_imagenet"]

@@ -16,7 +16,7 @@ from busutils.models.training import UNetSegmenter
 
 __all__ = ["EnsembleSegmenter"]
 
-_SHARED = ("size", "filters", "encoder", "dropout", "views", "min_area", "precision")  # what members must agree in
+_SHARED = ("size", "filters", "encoder", "dropout", "tta", "min_area", "precision")  # what members must agree in
 
 
 class EnsembleSegmenter(Segmenter):

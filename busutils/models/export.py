@@ -23,7 +23,7 @@ PRECISIONS = ("float32", "int8")
 
 _RECIPE = (
     "Lesion segmentation in breast ultrasound; not a medical device. Grey levels 0 to 255 as float32 (N, size, size, 1) in, "
-    "probabilities of the same shape out. The metadata entry busutils holds size, threshold, test-time views and what is "
+    "probabilities of the same shape out. The metadata entry busutils holds size, threshold, test-time augmentation and what is "
     "dropped from masks; busutils/models/runtimes.py says what to do with them."
 )
 
@@ -89,7 +89,7 @@ def _write(segmenter: Any, path: Path, content: str) -> Path:
         import tf2onnx  # noqa: F401  Keras needs it
     except ImportError as error:
         raise MissingPackageError("exports need further packages: pip install 'busutils[export]'") from error
-    from busutils.models.engine import keras, quiet_stderr
+    from busutils.models.backend import keras, quiet_stderr
 
     networks = [_single_precision(member).network_ for member in segmenter.members_ or [segmenter]]
     if len(networks) == 1:
@@ -119,7 +119,7 @@ def _describe(segmenter: Segmenter, path: Path, content: str) -> None:
         "threshold": segmenter.threshold_,
         "min_area": segmenter.min_area,
         "min_confidence": segmenter.min_confidence_,
-        "views": (segmenter.members_ or [segmenter])[0].views,
+        "tta": (segmenter.members_ or [segmenter])[0].tta,
         "content": content,
         "provenance": dict(segmenter.provenance),
     }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from busutils.models.engine import keras
+from busutils.models.backend import keras
 
-__all__ = ["RatedAdamW"]
+__all__ = ["LayerwiseAdamW"]
 
 
-class RatedAdamW(keras.optimizers.AdamW):
+class LayerwiseAdamW(keras.optimizers.AdamW):
     """AdamW in which the weights of some layers learn at a share of the common rate.
 
     A pretrained encoder has little to learn; at the full rate it forgets (Amiri, Brooks & Rivaz 2020,

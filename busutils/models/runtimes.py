@@ -2,15 +2,16 @@
 
 An export is the network alone. What stands around it is the same for every runtime, and is code that needs neither
 TensorFlow nor Keras (:mod:`busutils.io.resize`, :func:`busutils.models.clean_mask`). A program in another language that
-uses the file has to do as much; ``size, threshold, min_area, min_confidence`` and ``views`` stand, as JSON, in the file's
+uses the file has to do as much; ``size, threshold, min_area, min_confidence`` and ``tta`` stand, as JSON, in the file's
 ``metadata_props`` under ``busutils``.
 
 1. Grey levels 0 to 255, whole numbers; colour becomes grey by luma (ITU-R 601).
 2. Squeeze the image to ``size`` × ``size``, axis by axis: shares of covered pixels where it shrinks, linear interpolation
    between pixel centres where it grows. Round to whole grey levels.
 3. Give it to the network as float32 ``(N, size, size, 1)``. No scaling: the network standardises each image itself.
-4. The answer, ``(N, size, size, 1)``, holds probabilities. With ``views`` 2 take the mean with the mirror image's, mirrored
-   back; with 4 also those of both shrunk to 85 %, see :func:`busutils.models.segmenter.mean_of_views`.
+4. The answer, ``(N, size, size, 1)``, holds probabilities. With ``tta`` *mirror* take the mean with the mirror image's,
+   mirrored back; with *stretch* also those of both at 80 % of the height and of the width, see
+   :func:`busutils.models.tta.mean_over_tta`.
 5. Resize the map to the image's own size by the rule of step 2, without rounding.
 6. Lesion is what is at or above ``threshold``. Fill holes. Drop regions (pixels that touch at corners belong together)
    smaller than ``min_area`` as a share of the image, and those whose most probable pixels, as many as a thousandth of the
@@ -32,7 +33,8 @@ import numpy as np
 
 from busutils import jobs
 from busutils.errors import BusutilsError
-from busutils.models.segmenter import Segmenter, WeightsError, mean_of_views, read_archive
+from busutils.models.segmenter import Segmenter, WeightsError, read_archive
+from busutils.models.tta import mean_over_tta
 
 __all__ = ["KMEANS", "RUNTIMES", "OnnxSegmenter", "RuntimeNotAvailable", "content_of", "load", "runtime_name"]
 
@@ -95,7 +97,7 @@ class OnnxSegmenter(Segmenter):
         try:
             self.session_ = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             about = json.loads(self.session_.get_modelmeta().custom_metadata_map["busutils"])
-            self.size, self.min_area, self.views = about["size"], float(about["min_area"]), about["views"]
+            self.size, self.min_area, self.tta = about["size"], float(about["min_area"]), about["tta"]
             self.threshold_, self.min_confidence_ = float(about["threshold"]), float(about["min_confidence"])
             self.provenance = about.get("provenance", {})
             self._check_bounds()
@@ -116,7 +118,7 @@ class OnnxSegmenter(Segmenter):
         raise BusutilsError("an exported network cannot be trained: train a UNetSegmenter and export it")
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
-        return mean_of_views(self._network_proba, squares, self.views)
+        return mean_over_tta(self._network_proba, squares, self.tta)
 
     def _network_proba(self, squares: np.ndarray) -> np.ndarray:
         # One by one: larger batches are no faster on a processor, and the result cannot depend on the neighbours.

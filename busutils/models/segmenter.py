@@ -13,7 +13,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,14 +26,13 @@ from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_map
 from busutils.jobs import atomic_path
 
-__all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "mean_of_views", "read_archive"]
+__all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "read_archive"]
 
 FORMAT_VERSION = 1
 # Of an image; so many pixels tell how sure a network is of a region.
 CONFIDENT_SHARE = 0.001
 # Of files that are loaded: larger ones would take memory before they turn out to be damaged.
 MAX_BYTES, MAX_HEADER_BYTES, MAX_SIZE = 2**31, 2**24, 4096
-VIEWS = (1, 2, 4)  # how many test-time views a probability may be the mean of
 
 Images = np.ndarray | Sequence[np.ndarray]
 
@@ -154,44 +153,6 @@ def clean_mask(
         part = keep[regions]
     cleaned[box] = part
     return cleaned
-
-
-def mean_of_views(
-    proba: Callable[[np.ndarray], np.ndarray], squares: np.ndarray, views: int, *, shrink: float = 0.85
-) -> np.ndarray:
-    """Mean probability over test-time views of square images.
-
-    Parameters
-    ----------
-    proba : callable
-        From (N, S, S) uint8 images to (N, S, S) probability maps.
-    squares : (N, S, S) uint8 ndarray
-        Images.
-    views : {1, 2, 4}
-        The image; with its mirror image; both also shrunk.
-    shrink : float, default 0.85
-        Side of the shrunk view, as a share of the whole; its rim repeats the image's border.
-
-    Returns
-    -------
-    (N, S, S) float32 ndarray
-    """
-    if views not in VIEWS:
-        raise BusutilsError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views}")
-    total = proba(squares)
-    if views >= 2:
-        total = total + proba(squares[:, :, ::-1])[:, :, ::-1]
-    if views == 4:
-        side = squares.shape[1]
-        inner = round(side * shrink)
-        before = (side - inner) // 2
-        pads = (before, side - inner - before)
-        small = np.stack([np.pad(resize_image(square, inner), (pads, pads), mode="edge") for square in squares])
-        part = slice(before, before + inner)
-        for step in (1, -1):
-            maps = proba(small[:, :, ::step])[:, :, ::step]
-            total = total + np.stack([resize_map(m, (side, side)) for m in maps[:, part, part]])
-    return total / np.float32(views)
 
 
 def region_confidences(regions: np.ndarray, prob: np.ndarray, n_pixels: int = 1) -> np.ndarray:

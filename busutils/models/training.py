@@ -1,11 +1,12 @@
-"""Training the U-Net: the recipe, and how a stopped training is taken up again.
+"""Training the U-Net: the recipe, and how a stopped training is resumed.
 
-All chance comes from ``(seed, epoch, step)``, never from a generator that has been running: an epoch that was
-interrupted is done again and ends in the same weights.
+All randomness comes from ``(seed, epoch, step)``, never from a generator that has been running: an epoch that was
+interrupted is repeated and ends in the same weights.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -23,26 +24,25 @@ from busutils import jobs, metrics
 from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_mask
 from busutils.models.augment import augment_batch, strengths
-from busutils.models.segmenter import VIEWS, Segmenter, WeightsError, mean_of_views
+from busutils.models.segmenter import Segmenter, WeightsError
+from busutils.models.tta import TTA, mean_over_tta
 
 __all__ = ["PRESETS", "UNetSegmenter", "validation_groups"]
 
 logger = logging.getLogger(__name__)
 
-RECIPE_VERSION = 2  # raised when the same settings would train other weights
+RECIPE_VERSION = 3  # raised when the same settings would train other weights
 
 LIGHT = (16, 32, 64, 128, 256)  # 1.9 million weights
 
 PRESETS: dict[str, dict[str, Any]] = {
     "light": {},
-    "encoder": {"size": 256, "encoder": "efficientnet-lite0", "learning_rate": 1e-3, "views": 4},
+    "encoder": {"size": 224, "encoder": "efficientnet-lite0", "batch_size": 16, "learning_rate": 1e-3, "tta": "mirror"},
     # 31 million weights, as in the paper of 2015.
-    "classic": {"filters": (64, 128, 256, 512, 1024)},
+    "classic": {"size": 128, "filters": (64, 128, 256, 512, 1024), "halve": False},
 }
 
-THRESHOLDS = np.round(np.arange(0.2, 0.801, 0.05), 2)
-CONFIDENCES = np.round([*np.arange(0, 0.9, 0.02), *np.arange(0.9, 0.9951, 0.005)], 3)
-TOLERANCE = 0.005  # of mean Dice on validation lesions, that a quieter answer on normal images may cost
+THRESHOLDS = np.round(np.arange(0.3, 0.701, 0.05), 2)
 
 
 def validation_groups(groups: Sequence[Any], fraction: float, seed: int) -> np.ndarray:
@@ -84,26 +84,30 @@ def mean_dice(masks: np.ndarray, probs: np.ndarray, threshold: float) -> float:
 
 
 class UNetSegmenter(Segmenter):
-    """A U-Net trained with augmentation; epoch, threshold and minimum confidence are chosen on validation groups.
+    """A U-Net trained with augmentation; its threshold is chosen on validation groups.
 
     Parameters
     ----------
-    size : int, default 128
+    size : int, default 160
         Side of the network's square, in pixels.
     filters : tuple of int
         Channels at every level, see :func:`busutils.models.unet.unet`.
     encoder : str or None
         Take a contracting path that was trained on ImageNet: ``efficientnet-lite0``, or a class of ``keras.applications``
-        whose weights Keras downloads; see :mod:`busutils.models.encoder`. The size must be a multiple of 32.
-    encoder_rate : float, default 0.25
+        whose weights Keras downloads; see :mod:`busutils.models.encoder`.
+    halve : bool, default True
+        Halve the image in the first convolution, see :func:`busutils.models.unet.unet`.
+    encoder_lr_scale : float, default 0.3
         Learning rate of the encoder's weights, as a share of the others'.
-    start : str or None
+    init_weights : str or None
         Weights to begin with: a name from :func:`busutils.models.list_weights` or a file, of the same network. The
-        default is chance, and ImageNet for the encoder.
+        default is random weights, and ImageNet's for the encoder.
     dropout : float, default 0
         At the bottleneck.
     epochs : int, default 40
         Passes over the training images.
+    small_epochs : int, default 0
+        So many of them, the first ones, see the images at about 70 % of the size, which takes half the time.
     batch_size : int, default 8
         Images a step.
     learning_rate : float, default 2e-3
@@ -111,13 +115,14 @@ class UNetSegmenter(Segmenter):
     augmentation : float or pair of float, default 1
         Strength of the random changes, or of those of geometry and of grey values, see
         :func:`busutils.models.augment.augment`; 0 switches them off.
+    lesion_free : float, default 0.1
+        Share of the lesion images of which only a part beside the lesion is shown, as one more normal image.
     validation_fraction : float, default 0.15
-        Share of the images, in whole groups, on which the epoch and the threshold are chosen. With 0 the last epoch and
-        a threshold of one half are taken.
+        Share of the images, in whole groups, on which the threshold is chosen. With 0 it is one half.
     min_area : float, default 0.002
         Smaller predicted regions, as a share of the image, are dropped.
-    views : {1, 2, 4}
-        Test-time views that a probability is the mean of: the image; with its mirror image; both also shrunk to 85 %.
+    tta : {"none", "mirror", "stretch"}
+        Test-time augmentation, see :func:`busutils.models.tta.mean_over_tta`.
     precision : str, default "float32"
         Keras' dtype policy; ``mixed_bfloat16`` halves the time on processors that know the format.
     seed : int, default 0
@@ -126,14 +131,11 @@ class UNetSegmenter(Segmenter):
     Attributes
     ----------
     network_ : keras.Model
-        The trained network.
+        The trained network. Its weights are a moving average over the training's last steps.
     threshold_ : float
         Chosen on the validation groups.
-    min_confidence_ : float
-        Regions that the network is less sure of are dropped. The largest value that costs the validation lesions at most
-        0.005 of mean Dice; 0 if the validation groups hold no normal image to gain by it.
     history_ : pandas.DataFrame
-        One row an epoch: ``epoch, loss, val_dice, seconds``.
+        One row an epoch: ``epoch, loss, val_dice, seconds``; ``val_dice`` is that of the averaged weights.
 
     Examples
     --------
@@ -147,41 +149,47 @@ class UNetSegmenter(Segmenter):
     def __init__(
         self,
         *,
-        size: int = 128,
+        size: int = 160,
         filters: tuple[int, ...] = LIGHT,
         encoder: str | None = None,
-        encoder_rate: float = 0.25,
-        start: str | None = None,
+        halve: bool = True,
+        encoder_lr_scale: float = 0.3,
+        init_weights: str | None = None,
         dropout: float = 0.0,
         epochs: int = 40,
+        small_epochs: int = 0,
         batch_size: int = 8,
         learning_rate: float = 2e-3,
         augmentation: float | tuple[float, float] = 1.0,
+        lesion_free: float = 0.1,
         validation_fraction: float = 0.15,
         min_area: float = 0.002,
-        views: int = 1,
+        tta: str = "none",
         precision: str = "float32",
         seed: int = 0,
     ) -> None:
         self.size = size
         self.filters = filters
         self.encoder = encoder
-        self.encoder_rate = encoder_rate
-        self.start = start
+        self.halve = halve
+        self.encoder_lr_scale = encoder_lr_scale
+        self.init_weights = init_weights
         self.dropout = dropout
         self.epochs = epochs
+        self.small_epochs = small_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.augmentation = augmentation
+        self.lesion_free = lesion_free
         self.validation_fraction = validation_fraction
         self.min_area = min_area
-        self.views = views
+        self.tta = tta
         self.precision = precision
         self.seed = seed
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> UNetSegmenter:
-        """Return settings by name: ``light`` (the defaults), ``encoder`` (pretrained, 256²) or ``classic`` (of 2015).
+        """Return settings by name: ``light`` (the defaults), ``encoder`` (pretrained) or ``classic`` (of 2015).
 
         Parameters
         ----------
@@ -202,7 +210,7 @@ class UNetSegmenter(Segmenter):
         Examples
         --------
         >>> UNetSegmenter.preset("encoder", epochs=5).size
-        256
+        224
         """
         if name not in PRESETS:
             raise BusutilsError(f"unknown preset {name!r} of the U-Net: choose one of {', '.join(PRESETS)}")
@@ -213,7 +221,7 @@ class UNetSegmenter(Segmenter):
         """File of the weights that a training begins with, or None for chance or ImageNet."""
         from busutils.models.weights import weights_file
 
-        return None if self.start is None else weights_file(self.start)
+        return None if self.init_weights is None else weights_file(self.init_weights)
 
     def check_settings(self) -> None:
         """Refuse settings that a training could only fail with, before it has taken an hour.
@@ -226,8 +234,12 @@ class UNetSegmenter(Segmenter):
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise BusutilsError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.views not in VIEWS:
-            raise BusutilsError(f"views must be one of {', '.join(map(str, VIEWS))}, got {self.views}")
+        if self.tta not in TTA:
+            raise BusutilsError(f"tta must be one of {', '.join(TTA)}, got {self.tta!r}")
+        if not 0 <= self.small_epochs <= self.epochs:
+            raise BusutilsError(f"small_epochs must be between 0 and epochs ({self.epochs}), got {self.small_epochs}")
+        if not 0 <= self.lesion_free < 1:
+            raise BusutilsError(f"lesion_free is a share of the images, 0 or more and below 1, got {self.lesion_free}")
         if not 0 <= self.validation_fraction < 1:
             raise BusutilsError(
                 f"validation_fraction is a share of the images, 0 or more and below 1, got {self.validation_fraction}"
@@ -239,23 +251,32 @@ class UNetSegmenter(Segmenter):
             from busutils.models.weights import list_weights
 
             shipped = ", ".join(list_weights())
-            raise WeightsError(f"there are no weights {self.start} to start from: name a file, or one of {shipped}")
+            raise WeightsError(
+                f"there are no weights {self.init_weights} to start from: name a file, or one of {shipped}"
+            )
 
-    def _build(self) -> Any:
-        from busutils.models.engine import precision
+    def _build(self, size: int | None = None) -> Any:
+        from busutils.models.backend import precision
         from busutils.models.unet import unet
 
         with precision(self.precision):
-            return unet(self.size, filters=self.filters, encoder=self.encoder, dropout=self.dropout, seed=self.seed)
+            return unet(
+                size or self.size,
+                filters=self.filters,
+                encoder=self.encoder,
+                halve=self.halve,
+                dropout=self.dropout,
+                seed=self.seed,
+            )
 
-    def _starting_network(self) -> Any:
-        network = self._build()
+    def _starting_network(self, size: int | None = None) -> Any:
+        network = self._build(size)
         if self.init_file is not None:
             before = Segmenter.load(self.init_file)
             weights = before.network_.get_weights() if before.network_ is not None else []
             if [w.shape for w in weights] != [tuple(w.shape) for w in network.weights]:
                 raise WeightsError(
-                    f"{self.start} holds another network than the one to be trained: give equal settings"
+                    f"{self.init_weights} holds another network than the one to be trained: give equal settings"
                 )
             network.set_weights(weights)
         elif self.encoder is not None:
@@ -277,23 +298,20 @@ class UNetSegmenter(Segmenter):
         """Train; see :meth:`Segmenter.fit`.
 
         ``groups`` keeps near-duplicates on one side of the validation split (every image is its own group by default).
-        ``checkpoint`` is a file that holds the training after every epoch; the same call takes it up again.
+        Of several ``sources``, an epoch draws images in proportion to the square root of their sizes. ``checkpoint`` is a
+        file that holds the training after every epoch; the same call resumes it.
         """
         assert masks is not None
         self.check_settings()
         groups = np.arange(len(images)) if groups is None else np.asarray(groups)
-        squares = np.stack([resize_image(image, self.size) for image in images])
-        truths = np.stack([resize_mask(mask, self.size) for mask in masks])
         held_out = validation_groups(groups, self.validation_fraction, self.seed)
         if held_out.all():
             raise BusutilsError("no image is left to train on: there are too few groups for this validation_fraction")
         self.validation_ = held_out
-        Training(self, squares[~held_out], truths[~held_out], squares[held_out], truths[held_out]).run(
-            checkpoint, progress
-        )
+        Training(self, images, masks, held_out, sources).run(checkpoint, progress)
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
-        return mean_of_views(lambda view: network_proba(self.network_, view), squares, self.views)
+        return mean_over_tta(lambda copies: network_proba(self.network_, copies), squares, self.tta)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {f"w{index:04d}": value for index, value in enumerate(self.network_.get_weights())}
@@ -358,67 +376,91 @@ def network_proba(network: Any, squares: np.ndarray, *, batch: int = 8) -> np.nd
     return probs
 
 
-def choose_cutoffs(segmenter: UNetSegmenter, images: np.ndarray, masks: np.ndarray) -> None:
-    """Choose the threshold, then the minimum confidence, of a trained segmenter on validation images.
+def choose_threshold(segmenter: UNetSegmenter, images: np.ndarray, masks: np.ndarray) -> float:
+    """Threshold with the highest mean Dice on validation images; one half if none of them shows a lesion.
 
     Parameters
     ----------
     segmenter : UNetSegmenter
-        Its `threshold_` and `min_confidence_` are set.
+        A trained one.
     images : (N, S, S) uint8 ndarray
-        Validation images at the network's size; none of them leaves the defaults.
+        Validation images at the network's size.
     masks : (N, S, S) bool ndarray
         Their lesions.
+
+    Returns
+    -------
+    float
     """
-    segmenter.threshold_, segmenter.min_confidence_ = 0.5, 0.0
     shown = masks.any(axis=(1, 2))
     if not shown.any():
-        return
-    probs = segmenter._square_proba(images)
-    scores = np.array([mean_dice(masks, probs, threshold) for threshold in THRESHOLDS])
+        return 0.5
+    probs = segmenter._square_proba(images[shown])
+    scores = np.array([mean_dice(masks[shown], probs, threshold) for threshold in THRESHOLDS])
     # The middle of the best ones, not the first: the curve is flat, and its edge is chance.
-    segmenter.threshold_ = float(np.median(THRESHOLDS[scores >= scores.max() - 0.002]))
-    if shown.all():
-        return
-    scores = np.empty(len(CONFIDENCES))
-    for index, segmenter.min_confidence_ in enumerate(CONFIDENCES):
-        predicted = segmenter.masks_from(probs[shown])
-        scores[index] = np.mean([metrics.dice(m, p) for m, p in zip(masks[shown], predicted, strict=True)])
-    segmenter.min_confidence_ = float(CONFIDENCES[scores >= scores[0] - TOLERANCE].max())
+    return float(np.median(THRESHOLDS[scores >= scores.max() - 0.002]))
+
+
+def small_size(size: int, stride: int) -> int:
+    """About 70 % of a network's side, rounded to a multiple of its coarsest stride."""
+    return max(stride, round(0.7 * size / stride) * stride)
 
 
 class Training:
-    """One run of the recipe: network, optimiser and the best weights so far, all of which a checkpoint holds."""
+    """One run of the recipe: network, optimiser and the average of the weights, all of which a checkpoint holds."""
 
     def __init__(
         self,
         segmenter: UNetSegmenter,
-        images: np.ndarray,
-        masks: np.ndarray,
-        val_images: np.ndarray,
-        val_masks: np.ndarray,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        held_out: np.ndarray,
+        sources: Sequence[Any] | None = None,
     ) -> None:
-        from busutils.models.engine import across_devices
-
         self.segmenter = segmenter
-        self.images, self.masks = images, masks
-        self.val_images, self.val_masks = val_images, val_masks
-        self.steps = math.ceil(len(images) / segmenter.batch_size)
+        self.images, self.masks, self.held_out = images, masks, held_out
+        self.sources = np.zeros(len(images), int) if sources is None else np.asarray(sources)
+        self.steps = math.ceil((~held_out).sum() / segmenter.batch_size)
+        # Averaging over a twentieth of all steps: the last ones take ever smaller steps around one point.
+        self.momentum = 1 - 1 / max(2, 0.05 * self.steps * segmenter.epochs)
+        self.history: list[dict[str, float]] = []
+        self.size = 0
+        self._set_size(self._size_of(0))
+        self.average = [np.array(weight) for weight in self.network.get_weights()]
+
+    def _size_of(self, epoch: int) -> int:
+        segmenter = self.segmenter
+        if epoch >= segmenter.small_epochs:
+            return segmenter.size
+        return small_size(
+            segmenter.size, 2 ** (len(segmenter.filters) - (0 if segmenter.halve or segmenter.encoder else 1))
+        )
+
+    def _set_size(self, size: int) -> None:
+        """Build network and optimiser for a side length, with the weights and moments that there were before."""
+        from busutils.models.backend import across_devices
+
+        if size == self.size:
+            return
+        before = self._state() if self.size else None
+        self.size = size
+        squares = np.stack([resize_image(image, size) for image in self.images])
+        truths = np.stack([resize_mask(mask, size) for mask in self.masks])
+        self.train = squares[~self.held_out], truths[~self.held_out]
+        self.validation = squares[self.held_out], truths[self.held_out]
         with across_devices():
             self._prepare()
-        self.history: list[dict[str, float]] = []
-        self.best: list[np.ndarray] = self.network.get_weights()
-        self.best_dice = -math.inf
+        if before is not None:
+            self._set_state(before)
 
     def _prepare(self) -> None:
-        """Build the network and its optimiser."""
+        from busutils.models.backend import keras
         from busutils.models.encoder import names_of_encoder
-        from busutils.models.engine import keras
         from busutils.models.losses import bce_dice_loss
-        from busutils.models.optimizer import RatedAdamW
+        from busutils.models.optimizer import LayerwiseAdamW
 
         segmenter = self.segmenter
-        self.network = segmenter._starting_network()
+        self.network = segmenter._starting_network(self.size)
         rate = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.01 * segmenter.learning_rate,
             decay_steps=max(self.steps * (segmenter.epochs - 1), 1),
@@ -426,17 +468,8 @@ class Training:
             warmup_target=segmenter.learning_rate,
             warmup_steps=self.steps,
         )
-        # Averaging the weights over about one epoch makes the validation score, and so the choice by it, less jumpy. Keras
-        # puts the average in place of the weights at the end of every call of fit, here of every epoch: the next epoch
-        # begins from the average, as the slow weights of Lookahead do (Zhang et al. 2019, arXiv:1907.08610).
-        self.optimizer = RatedAdamW(
-            rate,
-            dict.fromkeys(names_of_encoder(self.network), segmenter.encoder_rate) if segmenter.encoder else {},
-            weight_decay=1e-4,
-            use_ema=True,
-            ema_momentum=1 - 1 / max(self.steps, 2),
-        )
-
+        scales = dict.fromkeys(names_of_encoder(self.network), segmenter.encoder_lr_scale) if segmenter.encoder else {}
+        self.optimizer = LayerwiseAdamW(rate, scales, weight_decay=1e-4)
         self.network.compile(self.optimizer, loss=bce_dice_loss)
         self.optimizer.build(self.network.trainable_variables)
 
@@ -461,22 +494,28 @@ class Training:
                 bar.update()
                 if path is not None:
                     self._save(path)
-        self.network.set_weights(self.best)
+        self._set_size(segmenter.size)
+        self.network.set_weights(self.average)
         segmenter.network_ = self.network
         segmenter.history_ = pd.DataFrame(self.history)
         segmenter.fitted_ = True
-        choose_cutoffs(segmenter, self.val_images, self.val_masks)
+        segmenter.threshold_ = choose_threshold(segmenter, *self.validation)
 
     def _epoch(self, epoch: int) -> None:
+        from busutils.models.backend import keras
+
         start = time.perf_counter()
+        self._set_size(self._size_of(epoch))
         self._seed_dropout(epoch)
-        fit = self.network.fit(self._batches(epoch), initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
+        follow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: self._follow(step))
+        fit = self.network.fit(self._batches(epoch), epochs=1, shuffle=False, verbose=0, callbacks=[follow])
         dice = math.nan
-        if len(self.val_images):
-            dice = mean_dice(self.val_masks, network_proba(self.network, self.val_images), 0.5)
-        if math.isnan(dice) or dice > self.best_dice:
-            self.best = self.network.get_weights()
-            self.best_dice = dice if not math.isnan(dice) else -math.inf
+        if self.held_out.any():
+            weights = self.network.get_weights()
+            self.network.set_weights(self.average)
+            images, masks = self.validation
+            dice = mean_dice(masks, network_proba(self.network, images), 0.5)
+            self.network.set_weights(weights)
         self.history.append(
             {
                 "epoch": epoch + 1,
@@ -486,14 +525,37 @@ class Training:
             }
         )
 
+    def _follow(self, step: int) -> None:
+        """Move the average towards the weights. It stays beside them: the training never sees it."""
+        every = 4  # reading the weights takes time
+        if step % every != every - 1 and step != self.steps - 1:
+            return
+        done = len(self.history) * self.steps + step + 1
+        # In the first steps there is little to average over.
+        momentum = min(self.momentum, done / (done + 9)) ** every
+        for average, weight in zip(self.average, self.network.get_weights(), strict=True):
+            average += (1 - momentum) * (weight - average)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Training images of an epoch; of several sources in proportion to the square roots of their sizes."""
+        rng = np.random.default_rng([self.segmenter.seed, epoch])
+        n_draws = self.steps * self.segmenter.batch_size  # whole batches, or the graph would be traced twice
+        names, sources = np.unique(self.sources[~self.held_out], return_inverse=True)
+        shares = np.sqrt(np.bincount(sources))
+        ends = np.round(np.cumsum(shares) / shares.sum() * n_draws).astype(int)
+        drawn = [
+            np.resize(rng.permutation(np.flatnonzero(sources == index)), n)
+            for index, n in enumerate(np.diff(ends, prepend=0))
+        ]
+        return rng.permutation(np.concatenate(drawn)) if len(names) > 1 else drawn[0]
+
     def _batches(self, epoch: int) -> Any:
-        from busutils.models.engine import keras
+        from busutils.models.backend import keras
 
         training, segmenter = self, self.segmenter
-        augmented = any(strengths(segmenter.augmentation))
-        order = np.random.default_rng([segmenter.seed, epoch]).permutation(len(self.images))
-        # All batches have one size, or the graph would be traced twice: the last is filled up from the first.
-        order = np.resize(order, self.steps * segmenter.batch_size)
+        augmented = any(strengths(segmenter.augmentation)) or segmenter.lesion_free > 0
+        order = self._order(epoch)
+        all_images, all_masks = self.train
 
         class Batches(keras.utils.PyDataset):
             def __len__(self) -> int:
@@ -501,10 +563,12 @@ class Training:
 
             def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
                 chosen = order[step * segmenter.batch_size : (step + 1) * segmenter.batch_size]
-                images, masks = training.images[chosen], training.masks[chosen]
+                images, masks = all_images[chosen], all_masks[chosen]
                 if augmented:
                     rng = np.random.default_rng([segmenter.seed, epoch, step])
-                    images, masks = augment_batch(images, masks, rng, strength=segmenter.augmentation)
+                    images, masks = augment_batch(
+                        images, masks, rng, strength=segmenter.augmentation, lesion_free=segmenter.lesion_free
+                    )
                 return images[..., None].astype(np.float32), masks[..., None].astype(np.float32)
 
         return Batches()
@@ -517,18 +581,26 @@ class Training:
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def _identity(self) -> str:
         return jobs.content_key(
-            RECIPE_VERSION, self.segmenter, self.images, self.masks, self.val_images, self.val_masks
+            RECIPE_VERSION, self.segmenter, list(self.images), list(self.masks), self.held_out, self.sources.tolist()
         )
 
     def _variables(self) -> list[Any]:
         return [*self.network.weights, *self.optimizer.variables]
 
+    def _state(self) -> list[np.ndarray]:
+        return [np.asarray(variable) for variable in self._variables()]
+
+    def _set_state(self, values: Sequence[np.ndarray]) -> None:
+        for variable, value in zip(self._variables(), values, strict=True):
+            variable.assign(value)
+
     def _save(self, path: Path) -> None:
-        header = {"identity": self._identity(), "history": self.history, "best_dice": self.best_dice}
-        arrays = {f"v{i:04d}": np.asarray(variable) for i, variable in enumerate(self._variables())}
-        arrays |= {f"b{i:04d}": value for i, value in enumerate(self.best)}
+        header = {"identity": self._identity, "history": self.history, "size": self.size}
+        arrays = {f"v{i:04d}": value for i, value in enumerate(self._state())}
+        arrays |= {f"a{i:04d}": value for i, value in enumerate(self.average)}
         with jobs.atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, header=np.array(json.dumps(header)), **arrays)
 
@@ -539,12 +611,12 @@ class Training:
             header = json.loads(str(arrays["header"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise WeightsError(f"{path} is not a training checkpoint: delete it or name another file") from error
-        if header["identity"] != self._identity():
+        if header["identity"] != self._identity:
             raise WeightsError(
                 f"{path} belongs to a training with other images or settings: delete it or name another file"
             )
-        for index, variable in enumerate(self._variables()):
-            variable.assign(arrays[f"v{index:04d}"])
-        self.best = [arrays[name] for name in sorted(arrays) if name.startswith("b")]
-        self.history, self.best_dice = header["history"], header["best_dice"]
-        logger.info("%s: taken up after epoch %d", path, len(self.history))
+        self._set_size(header["size"])
+        self._set_state([arrays[name] for name in sorted(arrays) if name.startswith("v")])
+        self.average = [arrays[name] for name in sorted(arrays) if name.startswith("a")]
+        self.history = header["history"]
+        logger.info("%s: resumed after epoch %d", path, len(self.history))
