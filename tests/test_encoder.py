@@ -87,7 +87,7 @@ def test_training_begins_with_imagenet_and_the_encoder_learns_slowly(discs):
     moved = {}
     for rate in (0.0, 1.0):
         settings = models.UNetSegmenter(
-            size=32, filters=(4, 4, 4, 4, 4), encoder="efficientnet-lite0", encoder_rate=rate, epochs=1
+            size=32, filters=(4, 4, 4, 4, 4), encoder="efficientnet-lite0", encoder_lr_scale=rate, epochs=1
         )
         network = settings.fit(discs[0][:16], discs[1][:16]).network_
         (kernel,) = network.get_layer("imagenet_stem").get_weights()

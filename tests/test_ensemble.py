@@ -68,8 +68,8 @@ def test_trained_networks_are_joined(ensemble, discs, tmp_path):
 
 
 def test_networks_of_different_kinds_are_not_joined(ensemble):
-    other = models.UNetSegmenter(size=64, filters=(4, 8, 16), views=2)
-    with pytest.raises(ValueError, match="differ in size, views"):
+    other = models.UNetSegmenter(size=64, filters=(4, 8, 16), tta="mirror")
+    with pytest.raises(ValueError, match="differ in size, tta"):
         models.EnsembleSegmenter.of([ensemble.members_[0], other])
     with pytest.raises(ValueError, match="at least one member"):
         models.EnsembleSegmenter.of([])

@@ -16,8 +16,8 @@ from busutils.models import runtimes
 
 @pytest.fixture(scope="session")
 def cut(tiny_unet):
-    """A U-Net with views and a confidence that drops some regions."""
-    segmenter = copy.deepcopy(tiny_unet).set_params(views=4)
+    """A U-Net with test-time augmentation and a confidence that drops some regions."""
+    segmenter = copy.deepcopy(tiny_unet).set_params(tta="stretch")
     segmenter.min_confidence_ = 0.9
     return segmenter
 
@@ -41,7 +41,7 @@ def exported(cut, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def with_encoder(tiny_unet):
-    made = models.UNetSegmenter(size=32, filters=(4, 8, 8, 8, 8), encoder="efficientnet-lite0", views=2)
+    made = models.UNetSegmenter(size=32, filters=(4, 8, 8, 8, 8), encoder="efficientnet-lite0", tta="mirror")
     made.network_, made.history_, made.fitted_ = made._build(), pd.DataFrame(), True
     made.threshold_ = 0.12  # of random weights
     return made

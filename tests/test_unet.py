@@ -10,7 +10,7 @@ import pytest
 from sklearn.base import clone
 
 from busutils import metrics, models
-from busutils.models.augment import augment, augment_batch
+from busutils.models.augment import augment, augment_batch, lesion_free_window
 from busutils.models.training import Training, validation_groups
 
 pytestmark = pytest.mark.tf
@@ -106,10 +106,12 @@ def test_a_checkpoint_of_another_training_is_refused(discs, tmp_path):
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"views": 3}, "views must be one of 1, 2, 4, got 3"),
+        ({"tta": "turned"}, "tta must be one of none, mirror, stretch"),
+        ({"small_epochs": 5}, "small_epochs must be between 0 and epochs"),
+        ({"lesion_free": 1}, "lesion_free is a share"),
         ({"validation_fraction": 1}, "a share of the images"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
-        ({"start": "busi-lite"}, "no weights busi-lite to start from: name a file, or one of bus-all, busi-encoder"),
+        ({"init_weights": "busi-lite"}, "no weights busi-lite to start from: name a file, or one of bus-all, busi-encoder"),
     ],
 )
 def test_impossible_settings_are_refused_before_the_training(discs, monkeypatch, wrong, message):
@@ -118,16 +120,57 @@ def test_impossible_settings_are_refused_before_the_training(discs, monkeypatch,
         settings(**wrong).fit(*discs)
 
 
-def test_every_epoch_ends_in_the_average_of_its_weights_and_the_next_begins_there(discs):
+def make_training(images, masks, **changes):
+    held_out = np.zeros(len(images), bool)
+    held_out[-4:] = True
+    return Training(settings(**changes), images, masks, held_out, changes.pop("sources", None))
+
+
+def test_the_average_of_the_weights_stays_apart_from_the_training(discs):
     images, masks = discs
-    training = Training(settings(), images[:16], masks[:16], images[16:20], masks[16:20])
+    training = make_training(images[:20], masks[:20])
+    seen = []
+    follow = training._follow
+
+    def watched(step):
+        seen.append(training.network.get_weights())
+        follow(step)
+
+    training._follow = watched
     training._epoch(0)
-    averages = [np.asarray(value) for value in training.optimizer._model_variables_moving_average]
-    weights = [np.asarray(value) for value in training.network.trainable_variables]
-    for average, weight in zip(averages, weights, strict=True):
+    for last, weight, average in zip(seen[-1], training.network.get_weights(), training.average, strict=True):
+        np.testing.assert_array_equal(last, weight)  # validation used the average and put the weights back
+        assert average.shape == weight.shape
+    assert any((average != weight).any() for average, weight in zip(training.average, seen[-1], strict=True))
+    training.segmenter.epochs = 1
+    training.run(None, progress=False)
+    for average, weight in zip(training.average, weights_of(training.segmenter), strict=True):
         np.testing.assert_array_equal(average, weight)
-    best = [value.tobytes() for value in training.best]
-    assert all(weight.tobytes() in best for weight in weights)
+
+
+def test_first_epochs_at_a_smaller_size_hand_their_weights_on(discs):
+    images, masks = discs
+    training = make_training(images[:20], masks[:20], size=64, small_epochs=1)
+    training._epoch(0)
+    assert training.network.input_shape == (None, 48, 48, 1)
+    before = [*training.network.get_weights(), *(np.asarray(v) for v in training.optimizer.variables)]
+    training._set_size(training._size_of(1))
+    assert training.network.input_shape == (None, 64, 64, 1)
+    after = [*training.network.get_weights(), *(np.asarray(v) for v in training.optimizer.variables)]
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_epoch_draws_from_sources_by_the_square_root_of_their_size(discs):
+    images, masks = (np.concatenate([part, part[:4]]) for part in discs)
+    held_out = np.arange(64) >= 60
+    sources = np.repeat(["small", "large", "held out"], [6, 54, 4])
+    training = Training(settings(), images, masks, held_out, sources)
+    order = training._order(0)
+    assert len(order) == training.steps * 8
+    assert (order < 6).mean() == pytest.approx(np.sqrt(6) / (np.sqrt(6) + np.sqrt(54)), abs=0.02)
+    assert not np.array_equal(order, training._order(1))
+    assert len(np.unique(order[order >= 6])) > 40  # nothing twice before all were drawn
 
 
 def test_validation_takes_whole_groups(discs):
@@ -146,14 +189,18 @@ def test_validation_takes_whole_groups(discs):
 def test_levels_shapes_and_receptive_fields():
     from busutils.models.unet import describe, unet
 
-    table = describe(unet(32, filters=(4, 8, 16))).set_index("level")
+    table = describe(unet(32, filters=(4, 8, 16), halve=False)).set_index("level")
     assert table["channels"].tolist() == [4, 8, 16, 8, 4]
     assert table["height"].tolist() == [32, 16, 8, 16, 32]
     assert table.loc["enc1", "receptive_field"] == 5
     assert table.loc["enc2", "receptive_field"] == 14
+    halved = describe(unet(32, filters=(4, 8, 16))).set_index("level")
+    assert halved["height"].tolist() == [16, 8, 4, 8, 16]
     assert unet(32, filters=(4, 8, 16)).output_shape == (None, 32, 32, 1)
     with pytest.raises(ValueError, match="divisible by 4"):
-        unet(30, filters=(4, 8, 16))
+        unet(30, filters=(4, 8, 16), halve=False)
+    with pytest.raises(ValueError, match="divisible by 8"):
+        unet(36, filters=(4, 8, 16))
 
 
 def test_the_receptive_field_is_what_a_pixel_can_feel():
@@ -161,9 +208,9 @@ def test_the_receptive_field_is_what_a_pixel_can_feel():
     from busutils.models.backend import keras
     from busutils.models.unet import describe, unet
 
-    network = unet(64, filters=(2, 2, 2))
+    network = unet(64, filters=(2, 2, 2), halve=False)
     field = int(describe(network).set_index("level").loc["enc2", "receptive_field"])
-    part = keras.Model(network.get_layer("enc1_conv_a").input, network.get_layer("enc2").output)
+    part = keras.Model(network.get_layer("enc1_a_conv").input, network.get_layer("enc2").output)
     image = np.random.default_rng(0).random((1, 64, 64, 1)).astype("float32")
     felt = []
     for column in range(64):
@@ -181,12 +228,22 @@ def test_losses_by_hand():
 
     mask = np.zeros((2, 4, 4, 1), "float32")
     mask[0, :2, :2] = 1
-    silent = np.zeros_like(mask)
+    empty = np.zeros_like(mask)
     assert np.asarray(dice_loss(mask, mask)) == pytest.approx([0, 0])
-    assert np.asarray(dice_loss(mask, silent)) == pytest.approx([0.8, 0])
+    assert np.asarray(dice_loss(mask, empty)) == pytest.approx([0.8, 0])
     half = np.full_like(mask, 0.5)
     expected = np.log(2) + 1 - (2 * 2 + 1) / (4 + 8 + 1)
     assert np.asarray(bce_dice_loss(mask, half))[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_larger_false_region_on_a_normal_image_costs_more():
+    from busutils.models.losses import dice_loss
+
+    prob = np.zeros((2, 64, 64, 1), "float32")
+    prob[0, :5, :5], prob[1, :10, :10] = 1, 1
+    small, large = np.asarray(dice_loss(np.zeros_like(prob), prob))
+    assert small == pytest.approx(25 / (25 + 0.005 * 64**2), abs=1e-4)
+    assert large > small + 0.2
 
 
 def test_augmentation_moves_image_and_mask_together():
@@ -199,9 +256,23 @@ def test_augmentation_moves_image_and_mask_together():
         assert changed.dtype == np.float32
         assert moved.dtype == bool
         assert 0 <= changed.min() <= changed.max() <= 255
-        inside, outside = changed[moved].mean(), changed[~moved & (changed > 0)].mean()
+        inside, outside = changed[moved].mean(), changed[~moved].mean()
         assert inside < outside
     assert image[0, 0] == 200
+
+
+def test_parts_without_a_lesion_become_normal_images():
+    mask = np.zeros((64, 64), bool)
+    mask[20:30, 20:40] = True
+    image = np.where(mask, 10, 100).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    changed, moved = augment_batch(np.stack([image] * 8), np.stack([mask] * 8), rng, strength=0, lesion_free=0.99)
+    assert not moved.any()
+    np.testing.assert_allclose(changed, 100, atol=1e-3)
+    top, left, side = lesion_free_window(mask, rng)
+    assert 0.3 * 64 - 1 <= side <= 0.75 * 64
+    assert not mask[top : top + side, left : left + side].any()
+    assert lesion_free_window(np.ones((64, 64), bool), rng) is None
 
 
 def test_augmentation_without_strength_only_mirrors():
@@ -287,48 +358,32 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path):
         np.testing.assert_array_equal(weights, resumed[name])
 
 
-def test_the_least_confidence_silences_normal_images_and_keeps_lesions(discs):
-    images, masks = discs
-    plain = np.clip(60 * np.random.default_rng(1).rayleigh(1, (20, 32, 32)) + 60, 0, 255).astype(np.uint8)
-    images = np.concatenate([images, plain])
-    masks = np.concatenate([masks, np.zeros(plain.shape, bool)])
-    fitted = settings(filters=(8, 16, 32), epochs=6, dropout=0.0, validation_fraction=0.3).fit(images, masks)
-    held_out = fitted.validation_
-    shown = masks.any(axis=(1, 2))
-    assert fitted.min_confidence_ > 0
-
-    def mean_dice(confidence):
-        fitted.min_confidence_ = confidence
-        predicted = fitted.predict(images[held_out & shown])
-        return np.mean([metrics.dice(m, p) for m, p in zip(masks[held_out & shown], predicted, strict=True)])
-
-    chosen = fitted.min_confidence_
-    assert mean_dice(chosen) >= mean_dice(0.0) - 0.005
-    lesions_only = settings(epochs=1).fit(*discs)
-    assert lesions_only.min_confidence_ == 0  # nothing to gain
-
-
-def test_views_are_averaged_in_place():
-    """A 'network' that answers with the image itself: every view must come back where it was."""
-    from busutils.models.segmenter import mean_of_views
+@pytest.mark.parametrize("tta", ["none", "mirror", "stretch"])
+def test_augmented_copies_are_averaged_in_place(tta):
+    """A 'network' that answers with the image itself: every copy must come back where it was."""
+    from busutils.models.tta import mean_over_tta
 
     rows, columns = np.mgrid[:64, :64]
     squares = np.stack([2 * rows + columns, 3 * columns]).astype(np.uint8)
-    for views in (1, 2, 4):
-        mean = mean_of_views(lambda view: view.astype(np.float32), squares, views)
-        np.testing.assert_allclose(mean[:, 4:-4, 4:-4], squares[:, 4:-4, 4:-4], atol=3)
-    with pytest.raises(ValueError, match="views must be one of 1, 2, 4, got 3"):
-        mean_of_views(lambda view: view, squares, 3)
+    mean = mean_over_tta(lambda copies: copies.astype(np.float32), squares, tta)
+    np.testing.assert_allclose(mean[:, 4:-4, 4:-4], squares[:, 4:-4, 4:-4], atol=3)
+
+
+def test_an_unknown_test_time_augmentation_is_refused():
+    from busutils.models.tta import mean_over_tta
+
+    with pytest.raises(ValueError, match="tta must be one of none, mirror, stretch"):
+        mean_over_tta(lambda copies: copies, np.zeros((1, 8, 8), np.uint8), "turned")
 
 
 def test_training_can_begin_with_trained_weights(tiny_unet, discs, tmp_path):
     path = tiny_unet.save(tmp_path / "before.npz")
     images, masks = discs
     same = {"filters": (8, 16, 32), "dropout": 0.1, "epochs": 1}
-    scratch, tuned = (settings(start=start, **same).fit(images, masks) for start in (None, str(path)))
+    scratch, tuned = (settings(init_weights=start, **same).fit(images, masks) for start in (None, str(path)))
     assert tuned.history_["loss"][0] < 0.7 * scratch.history_["loss"][0]
     with pytest.raises(models.WeightsError, match="another network"):
-        settings(start=str(path)).fit(images, masks)
+        settings(init_weights=str(path)).fit(images, masks)
 
 
 def test_presets():
@@ -370,7 +425,7 @@ def test_a_network_too_large_for_its_file_is_never_built(tiny_unet, tmp_path, mo
         arrays = dict(archive)
     header = json.loads(str(arrays.pop("header")))
     monkeypatch.setattr(models.UNetSegmenter, "_build", lambda *_: pytest.fail("built"))
-    for changes in ({"filters": [8, 16, 2000]}, {"filters": [10**9, 2]}, {"size": 65536}, {"views": 7}):
+    for changes in ({"filters": [8, 16, 2000]}, {"filters": [10**9, 2]}, {"size": 65536}, {"tta": "turned"}):
         wrong = {**header, "params": header["params"] | changes}
         np.savez(path, header=np.array(json.dumps(wrong)), **arrays)
         with pytest.raises(models.WeightsError, match=r"fewer weights|from 1 to 4096|damaged"):
