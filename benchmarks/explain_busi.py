@@ -121,7 +121,7 @@ def doubt(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> 
     probs = segmenter.predict_proba(images)
     preds = segmenter.masks_from(probs)
     blind = [models.load_weights(name) for name in ("busi-light", "busi-encoder")]  # neither saw the fold
-    blind[1].views = 1
+    blind[1].tta = "none"
     spreads = {
         "changes": explain.tta_proba(segmenter, images)[1],
         "dropout": explain.dropout_proba(segmenter, images, samples=6)[1],

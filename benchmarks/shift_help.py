@@ -3,7 +3,7 @@
 Every help is tried alone on the shipped weights ``busi-light`` and ``busi-encoder``, which never saw the target:
 
 - ``without the cut-off``: regions of little confidence are kept; its bound was chosen at home;
-- ``mirrored`` and ``mirrored and shrunk``: the mean of 2 or 4 views;
+- ``mirrored`` and ``mirrored and stretched``: test-time augmentation;
 - ``grey values 1 to 99 %``: every image stretched between these percentiles;
 - ``home's histogram``: every image's grey values matched to the mean quantiles of the training set;
 - ``local contrast``: CLAHE with scikit-image's settings;
@@ -117,7 +117,7 @@ def helps(
     }
 
     def fresh(**settings: object) -> models.Segmenter:
-        segmenter = models.load_weights(weights).set_params(views=1, **settings)
+        segmenter = models.load_weights(weights).set_params(tta="none", **settings)
         segmenter.min_confidence_ = 0
         return segmenter
 
@@ -127,10 +127,10 @@ def helps(
         print(f"{weights}: {name}: {row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}]", flush=True)
         return table.assign(method=name, weights=weights)
 
-    cut = models.load_weights(weights).set_params(views=1)
+    cut = models.load_weights(weights).set_params(tta="none")
     tables = [score("as shipped, one view", cut, images), score(BASE, fresh(), images)]
-    tables.append(score("mirrored", fresh().set_params(views=2), images))
-    tables.append(score("mirrored and shrunk", fresh().set_params(views=4), images))
+    tables.append(score("mirrored", fresh().set_params(tta="mirror"), images))
+    tables.append(score("mirrored and stretched", fresh().set_params(tta="stretch"), images))
     for name, change in changes.items():
         tables.append(score(name, fresh(), np.stack([change(image) for image in images])))
     adapted = fresh()

@@ -200,15 +200,15 @@ def leak_table() -> str:
 
 
 def seeds_table() -> str:
-    """What the seed does to a score, and what more views and more networks add."""
+    """What the seed does to a score, and what test-time augmentation and more networks add."""
     table = pd.read_csv(SEEDS)
     table["together"] = table["networks"] == "together"
     n = table.loc[~table["together"], "seed"].nunique()
     names = {
-        ("one view", False): "one network, without test-time augmentation",
-        ("four views", False): "one network, as the recipe has it",
-        ("four views", True): f"all {n} together",
-        ("four views, and bus-all", True): f"all {n} and `bus-all` together",
+        ("no TTA", False): "one network, without test-time augmentation",
+        ("TTA", False): "one network, as the recipe has it",
+        ("TTA", True): f"all {n} together",
+        ("TTA, and bus-all", True): f"all {n} and `bus-all` together",
     }
     found = evaluation.summarise(table, ["setting", "together"]).set_index(["setting", "together"])
     lesions = table[table["mask_area"] > 0]

@@ -12,7 +12,7 @@ Experiments on BUSI, each scored on images that were never seen; all but the las
   simulated images mixed in; so, begun with ``phantom-light``. Scored at home (fold 5) and on BUS-BRA's fold 5;
 - ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained on folds 1 to 4 with other seeds than
   the shipped ``busi-encoder``, which is the first of them; a seed also picks the validation groups. Scored on fold 5,
-  normal images included: each alone on the image as it is, with cut-offs chosen for that, each with its test-time views, all
+  normal images included: each alone on the image as it is, with cut-offs chosen for that, each with its test-time augmentation, all
   together, and all together with ``bus-all``. Besides, figures/unet_silence.csv: what every minimum confidence would cost and
   bring on fold 5, as a bound on what choosing it better could give; it is not used for any choice.
 
@@ -76,7 +76,7 @@ def pretraining(busi: datasets.LesionDataset, seeds: int, settings: dict[str, An
             # Equal numbers of steps.
             epochs = math.ceil(settings["epochs"] * len(train) / n / 4)
             for name, start in (("from scratch", None), ("phantoms first", "phantom-light")):
-                segmenter = models.UNetSegmenter(**{**settings, "epochs": epochs}, start=start, seed=seed)
+                segmenter = models.UNetSegmenter(**{**settings, "epochs": epochs}, init_weights=start, seed=seed)
                 fitted = models.fit_on(segmenter, some, progress=True)
                 tables.append(evaluation.evaluate(fitted, test).assign(setting=name, seed=seed, n_train=n))
     return pd.concat(tables)
@@ -93,7 +93,7 @@ def abroad(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -
         "geometry only": (lesions, {"augmentation": (1.0, 0.0)}),
         "geometry and grey values": (lesions, {}),
         "phantoms mixed in": (mixed, {"epochs": math.ceil(settings["epochs"] * len(lesions) / len(mixed))}),
-        "phantoms first": (lesions, {"start": "phantom-light"}),
+        "phantoms first": (lesions, {"init_weights": "phantom-light"}),
     }
     tables = []
     for seed, (name, (images, changes)) in itertools.product(range(seeds), ways.items()):
@@ -121,7 +121,7 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
     train, test = busi.split(5)
     images, masks = test.load_arrays(256)
     train_images, train_masks = train.load_arrays(256)
-    tables: dict[str, list[pd.DataFrame]] = {"one view": [], "four views": [], "four views, and bus-all": []}
+    tables: dict[str, list[pd.DataFrame]] = {"no TTA": [], "TTA": [], "TTA, and bus-all": []}
 
     def score(segmenter: models.Segmenter, probs: np.ndarray, setting: str, networks: str, seed: int) -> None:
         table = evaluation.score_masks(test, masks, segmenter.masks_from(probs))
@@ -137,14 +137,14 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
         member = models.fit_on(recipe, train, progress=True) if seed else models.load_weights("busi-encoder")
         members.append(member)
         maps.append(member.predict_proba(images))
-        score(member, maps[-1], "four views", f"seed {seed}", seed)
-        alone = clone(member).set_params(views=1)
+        score(member, maps[-1], "TTA", f"seed {seed}", seed)
+        alone = clone(member).set_params(tta="none")
         alone.network_, alone.fitted_ = member.network_, True
         held_out = validation_groups(train.groups, member.validation_fraction, seed)
         choose_cutoffs(alone, train_images[held_out], train_masks[held_out])
-        score(alone, alone.predict_proba(images), "one view", f"seed {seed}", seed)
+        score(alone, alone.predict_proba(images), "no TTA", f"seed {seed}", seed)
     together = models.EnsembleSegmenter.of(members)
-    score(together, np.mean(maps, axis=0), "four views", "together", 0)
+    score(together, np.mean(maps, axis=0), "TTA", "together", 0)
     curves = [
         silence(m, p, masks).assign(networks=f"seed {s}") for s, (m, p) in enumerate(zip(members, maps, strict=True))
     ]
@@ -153,7 +153,7 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
         pd.concat(curves).round(4).to_csv(temporary, index=False)
     members.append(models.load_weights("bus-all"))
     maps.append(members[-1].predict_proba(images))
-    score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "four views, and bus-all", "together", 0)
+    score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "TTA, and bus-all", "together", 0)
     return pd.concat([table for parts in tables.values() for table in parts])
 
 

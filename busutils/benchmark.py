@@ -142,7 +142,7 @@ def _check_folders(names: list[str]) -> None:
 def _absolute(method: Mapping[str, Any]) -> dict[str, Any]:
     """A method whose files are named by whole paths: workers may run in another folder."""
     whole = dict(method)
-    for key in ("name", "start", "init_weights"):
+    for key in ("name", "init_weights"):
         # Shipped weights are found by their name everywhere.
         if key in method and weights_file(str(method[key])) == Path(str(method[key])):
             whole[key] = os.path.abspath(os.path.expanduser(method[key]))

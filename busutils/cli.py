@@ -431,7 +431,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--size", type=int, help="side of the network's square")
     command.add_argument("--dropout", type=float, help="at the bottleneck")
-    command.add_argument("--start", metavar="WEIGHTS", help="begin with shipped weights or a file")
+    command.add_argument("--init-weights", metavar="WEIGHTS", help="begin with shipped weights or a file")
     command.add_argument("--out", required=True, metavar="FILE", help="the trained segmenter, .npz")
     command.add_argument("--log", metavar="CSV", help="loss, validation Dice and seconds of every epoch")
 

@@ -198,7 +198,7 @@ def test_what_the_starting_weights_saw_is_not_scored(tmp_path, own_cache):
     seen, new = "phantom?n=20&size=32&seed=5", "phantom?n=20&size=32&seed=6"
     start = tmp_path / "start.npz"
     models.UNetSegmenter(size=32, filters=(2, 4), epochs=1).fit(*datasets.load(seen).load_arrays(32)).save(start)
-    recipe = f"kind: unet, size: 32, filters: [2, 4], epochs: 1, start: {start}"
+    recipe = f"kind: unet, size: 32, filters: [2, 4], epochs: 1, init_weights: {start}"
     sets = f'sources: ["{new}"]\ntargets: ["{seen}"]\nsize: 32\n'
     with pytest.raises(benchmark.SpecError, match="need trained_on"):
         read_spec(tmp_path, f"methods: {{u: {{{recipe}}}}}\n{sets}")
@@ -267,7 +267,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
         (('targets: ["', 'targets: ["folder", "'), "say which folder is meant"),
         (("folds: [5, 1]", "folds: []"), "folds must be a list with at least one entry"),
         (("kind: constant", "kind: unet, tta: turned"), "method constant: tta must be one of none, mirror, stretch, got 'turned'"),
-        (("kind: constant", "kind: unet, start: busi-lite"), "busi-lite need trained_on"),
+        (("kind: constant", "kind: unet, init_weights: busi-lite"), "busi-lite need trained_on"),
         (("methods:", "methods: ["), "is not YAML"),
     ],
 )
