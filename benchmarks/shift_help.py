@@ -128,7 +128,7 @@ def helps(
         return table.assign(method=name, weights=weights)
 
     cut = models.load_weights(weights).set_params(tta="none")
-    tables = [score("as shipped, one view", cut, images), score(BASE, fresh(), images)]
+    tables = [score("as shipped, no TTA", cut, images), score(BASE, fresh(), images)]
     tables.append(score("mirrored", fresh().set_params(tta="mirror"), images))
     tables.append(score("mirrored and stretched", fresh().set_params(tta="stretch"), images))
     for name, change in changes.items():
