@@ -111,7 +111,10 @@ def test_a_checkpoint_of_another_training_is_refused(discs, tmp_path):
         ({"lesion_free": 1}, "lesion_free is a share"),
         ({"validation_fraction": 1}, "a share of the images"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
-        ({"init_weights": "busi-lite"}, "no weights busi-lite to start from: name a file, or one of bus-all, busi-encoder"),
+        (
+            {"init_weights": "busi-lite"},
+            "no weights busi-lite to start from: name a file, or one of bus-all, busi-encoder",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_before_the_training(discs, monkeypatch, wrong, message):
