@@ -348,7 +348,8 @@ def maps_table() -> str:
     )
     edges = energy[energy["map"] == "edges"].set_index("id")["inside"]
     last = survival[survival["layer"] == survival["layer"].iloc[-1]]
-    left = last.groupby("map")["similarity"].mean()
+    left = last.assign(alike=last["similarity"].abs().fillna(0.0), empty=last["similarity"].isna())
+    left = left.groupby("map").agg(alike=("alike", "mean"), empty=("empty", "sum"))
     passes = cost[cost["network"] == cost["network"].iloc[0]].set_index("method")["forward_passes"]
     lines = [
         "| Map | Share inside the lesion | Less the edge filter's | Similarity, weights shuffled | Forward passes |",
@@ -357,7 +358,10 @@ def maps_table() -> str:
     for name, part in energy.groupby("map", sort=False):
         gain = evaluation.compare(part["inside"], edges[part["id"]], part["group"].to_numpy()).difference
         told = "" if name == "edges" else f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        like = "not measured" if name not in left else "no map" if pd.isna(left[name]) else f"{left[name]:.2f}"
+        like = "not measured"
+        if name in left.index:
+            empty = f", {left.loc[name, 'empty']} empty" if left.loc[name, "empty"] else ""
+            like = f"{left.loc[name, 'alike']:.2f}{empty}"
         took = f"{passes[name]:.1f}" if passes.get(name, 0) > 0.5 else ""
         lines.append(
             f"| {name} | {evaluation.bootstrap_mean(part['inside'], part['group'])} | {told} | {like} | {took} |"
@@ -384,7 +388,7 @@ def maps_table() -> str:
     lines += [
         "",
         f"{energy['id'].nunique()} images whose lesion was found; {last['image'].nunique()} for the shuffling, where 1 is the same "
-        "map: what stays near 1 shows the image and not the network. Costs are those of one 256² image and the network as shipped, which works on 128².",
+        "map, 0 an unrelated or an empty one: what stays near 1 shows the image and not the network. Costs are those of one 256² image and the network as shipped, which works on 128².",
         "",
         f"- Pixels: within 10 px of the contours, entropy separates wrong from right pixels with an AUROC of {auc}, {less.mean:+.3f} "
         f"[{less.low:+.3f}, {less.high:+.3f}] against the distance to the predicted contour.",

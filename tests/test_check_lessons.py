@@ -175,3 +175,13 @@ def test_a_changed_number_in_a_golden_cell_fails_when_the_lesson_is_run_again(tm
 
 def test_a_link_to_a_heading_of_a_lesson_is_followed(planted):
     assert planted(add("markdown", "", "\n\n[last](01_explore_the_data.ipynb#summary) and [here](#Summary)")) == []
+
+
+def test_a_folded_output_and_a_narrow_line_are_asked_for(planted):
+    def unfold(cells):
+        for cell in cells:
+            cell["metadata"].pop("jupyter", None)
+
+    assert any("is not folded" in fault for fault in planted(unfold))
+    wide = add("code", "plt.show", "\n# " + 90 * "x")
+    assert any("wider than 88 columns" in fault for fault in planted(wide))

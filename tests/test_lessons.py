@@ -371,3 +371,34 @@ def test_an_edit_must_brighten_one_place_only(capsys):
     }.values():
         with pytest.raises(checks.ExerciseError, match=says):
             checks.check_edit(answer, image, where)
+
+
+def test_a_refreshed_lesson_keeps_its_folded_outputs():
+    from busutils.lessons.run import strip
+
+    cell = nbformat.v4.new_code_cell("1", metadata={"jupyter": {"outputs_hidden": True}, "tags": ["hide-output"]})
+    kept = strip(nbformat.v4.new_notebook(cells=[cell])).cells[0].metadata
+    assert kept == {"jupyter": {"outputs_hidden": True}, "tags": ["hide-output"]}
+
+
+def test_a_quiz_says_which_answers_are_right_and_names_no_letter(capsys):
+    for lesson, letters in checks.QUIZ.items():
+        right = {f"q{n}": letter for n, letter in enumerate(letters, 1)}
+        checks.check_quiz(lesson, **right)
+        assert capsys.readouterr().out.count("✓ right") == len(letters)
+        checks.check_quiz(lesson, **dict.fromkeys(right, ""))
+        assert capsys.readouterr().out.count("· to be done") == len(letters)
+        checks.check_quiz(lesson, **dict.fromkeys(right, "Z"))
+        assert "✗ think again" in capsys.readouterr().out
+
+
+def test_a_number_is_checked_against_what_the_exercise_starts_from(capsys):
+    mask = np.eye(4, dtype=bool)
+    checks.check_answer("00.3", 0.75, mask)
+    assert "✓ right" in capsys.readouterr().out
+    with pytest.raises(checks.ExerciseError, match="which pixels"):
+        checks.check_answer("00.3", 0.25, mask)
+    uncertainty, dice = np.array([0.1, 0.2, 0.9, 0.3]), np.array([0.9, 0.9, 0.1, 0.9])
+    checks.check_answer("06.2", 0.25, uncertainty, dice)
+    checks.check_answer("06.2", None, uncertainty, dice)
+    assert "to be done" in capsys.readouterr().out
