@@ -1,6 +1,6 @@
 # Each target sets itself up from nothing but python3 and make.
 #   make lessons   run the lessons on simulated images (the main job)
-#   make test      lint, unit tests, and every lesson against its stored outputs
+#   make test      lint and types, unit tests, and every lesson against its stored outputs
 #   make jupyter   open the lessons
 #   make figures   redraw every published picture that needs no measurement
 #   make site      the lessons and the package's reference as static pages in build/site
@@ -24,6 +24,7 @@ test: lint unit notebooks
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest

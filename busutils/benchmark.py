@@ -293,9 +293,16 @@ def run_benchmark(
         for source, fold, seed in _trainings(spec, method):
             segmenter = _segmenter(method, seed)
             known = _known(method, segmenter) + (((source, fold),) if source else ())
-            task = {"name": name, "method": method, "source": source, "seed": seed, "fold": fold, "known": known}
+            task: dict[str, Any] = {
+                "name": name,
+                "method": method,
+                "source": source,
+                "seed": seed,
+                "fold": fold,
+                "known": known,
+            }
             task |= {"size": spec.size, "root": root, "weights": _weights_of(method, segmenter)}
-            task |= {"content": content.get(source), "code": jobs.code_key(type(segmenter))}
+            task |= {"content": content.get(source or ""), "code": jobs.code_key(type(segmenter))}
             if source is not None:
                 trainings.append(task)
             for target in spec.targets:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -380,7 +380,7 @@ def run(
 
 def in_order(
     submit: Callable[..., Any], step: Callable[[Any], Any], items: Iterable[Any], *, ahead: Callable[[], int]
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Apply a step to a stream of items, several at a time, and give the results in the stream's order.
 
     No more than a few items and results exist at once, however long the stream is.

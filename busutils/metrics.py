@@ -248,7 +248,7 @@ def _boundary_distances(mask: np.ndarray, pred: np.ndarray, spacing: float) -> t
 
 
 def _shadows(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return mask.any(axis=1), mask.any(axis=0)
+    return np.any(mask, axis=1), np.any(mask, axis=0)
 
 
 def _if_empty(mask: np.ndarray, pred: np.ndarray, one: float) -> float:

@@ -357,7 +357,7 @@ def batch_page(results: Iterable[Answer | Refused]) -> str:
     str
         The first method is shown; the archive holds the masks of all, and the table of measurements.
     """
-    lines, rows = [], []
+    lines, rows = list[dict[str, Any]](), list[Any]()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for result in results:

@@ -20,7 +20,7 @@ from busutils import datasets
 from busutils.app import answers
 from busutils.app.answers import Answer, Refused
 from busutils.errors import BusutilsError, MissingPackageError
-from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image
+from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, read_image
 from busutils.models.segmenter import Segmenter
 
 __all__ = ["PageError", "build", "methods", "model_card", "serving"]
@@ -132,13 +132,13 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
 
     compared = methods(segmenter)
     records = list(datasets.load("phantom", n=6, seed=2026))
-    samples = [Image(r.image.read(), r.spacing) for r in records]
+    samples = [Image(read_image(r.image), r.spacing) for r in records]
     captions = [f"{i}: {r.label}" for i, r in enumerate(records, start=1)]
 
     def show(file: str | None, dy: float | None = None, dx: float | None = None) -> str:
         if not file:
             return answers.refusal_page("Choose an image first, or a sample.")
-        spacing = (dy or dx, dx or dy) if dy or dx else None
+        spacing = (dy or dx or 0.0, dx or dy or 0.0) if dy or dx else None
         try:
             image = next(answers.read_upload(file, spacing, max_pixels=MAX_PIXELS))
         except Refused as refused:

@@ -392,7 +392,7 @@ class LesionDataset:
     def _whole(self) -> tuple[LesionDataset, np.ndarray]:
         """Find the set this one was taken from, and the positions of its records there."""
         whole, index = self, np.arange(len(self))
-        while whole._parent is not None:
+        while whole._parent is not None and whole._index is not None:
             index = whole._index[index]
             whole = whole._parent
         return whole, index
@@ -434,7 +434,7 @@ class LesionDataset:
         if recompute:
             self._folds = splits.grouped_folds(self.groups, self.labels)
         part, index = self, np.arange(len(self))
-        while part._folds is None and part._parent is not None:
+        while part._folds is None and part._parent is not None and part._index is not None:
             index, part = part._index[index], part._parent
         if part._folds is not None:
             return part._folds[index]

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ from busutils.phantom.simulator import check_count, check_options, check_share
 
 
 @functools.lru_cache(maxsize=16)
-def _pixels(index: int, options: tuple[tuple[str, object], ...]) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(index: int, options: tuple[tuple[str, Any], ...]) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask; the small cache spares a second simulation when the mask is read next."""
     made = phantom.simulate(index, **dict(options))
     return made.image, made.mask

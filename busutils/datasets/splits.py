@@ -103,7 +103,9 @@ def fold_of_group(group: str, *, n_folds: int = 5) -> int:
     >>> [fold_of_group(f"case{number}") for number in range(1, 8)]
     [3, 2, 5, 4, 3, 1, 5]
     """
-    before, number, after = re.fullmatch(r"(.*?)(\d*)(\D*)", str(group), re.DOTALL).groups()
+    parts = re.fullmatch(r"(.*?)(\d*)(\D*)", str(group), re.DOTALL)
+    assert parts is not None  # any text is three such parts
+    before, number, after = parts.groups()
     start = int.from_bytes(hashlib.sha256(f"{before}#{after}".encode()).digest()[:8], "big")
     return ((start + int(number or 0) * _STEP) % 2**64 * n_folds >> 64) + 1
 

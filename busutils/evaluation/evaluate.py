@@ -34,11 +34,14 @@ ENTRY_HEAD = "| Method | Images | Dice | IoU | HD95, px | NSD | Missed | Specifi
 SCORES = ("dice", "iou", "precision", "recall", "accuracy", "hd95", "nsd")
 
 
+_Masks = Sequence[np.ndarray] | np.ndarray  # one mask an image
+
+
 class EvaluationError(BusutilsError):
     """Predictions that cannot be scored, and why."""
 
 
-def score_masks(dataset: LesionDataset, masks: Sequence[np.ndarray], preds: Sequence[np.ndarray]) -> pd.DataFrame:
+def score_masks(dataset: LesionDataset, masks: _Masks, preds: _Masks) -> pd.DataFrame:
     """Score predicted masks that are at hand.
 
     Parameters
@@ -60,7 +63,7 @@ def score_masks(dataset: LesionDataset, masks: Sequence[np.ndarray], preds: Sequ
     return pd.DataFrame(rows)
 
 
-def _native(dataset: LesionDataset, preds: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> pd.DataFrame:
+def _native(dataset: LesionDataset, preds: _Masks, masks: _Masks) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "dice_native": [metrics.dice(m, p) for m, p in zip(masks, preds, strict=True)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def paired_difference(
     more = more.rename_axis(columns="training").stack().rename("difference").dropna().reset_index()
     if more.empty:
         raise ValueError(f"{first} and {second} were scored on no image in common that shows a lesion")
-    options = {"level": level, "n_boot": n_boot, "seed": seed}
+    options: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed}
     return bootstrap_mean(more["difference"], more["group"], trainings=more["training"], **options)
 
 

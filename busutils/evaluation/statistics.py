@@ -42,10 +42,10 @@ def _group_sums(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def bootstrap_mean(
-    values: Sequence[float],
-    groups: Sequence[Any] | None = None,
+    values: Sequence[float] | np.ndarray,
+    groups: Sequence[Any] | np.ndarray | None = None,
     *,
-    trainings: Sequence[Any] | None = None,
+    trainings: Sequence[Any] | np.ndarray | None = None,
     level: float = 0.95,
     n_boot: int = 2000,
     seed: int = 0,

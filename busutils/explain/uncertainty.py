@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ def tta_proba(segmenter: Segmenter, images: np.ndarray | Sequence[np.ndarray]) -
     images = check_images(images)
     grey = np.arange(256) / 255
     darker, brighter = (np.round(255 * grey**g).astype(np.uint8) for g in (1.25, 0.8))
-    versions = [
+    versions: list[Any] = [
         segmenter.predict_proba(images),
         [prob[:, ::-1] for prob in segmenter.predict_proba([image[:, ::-1] for image in images])],
         segmenter.predict_proba([darker[image] for image in images]),
@@ -164,7 +165,9 @@ def ensemble_proba(
     return _mean_and_spread([member.predict_proba(images) for member in members])
 
 
-def _mean_and_spread(versions: Sequence[Sequence[np.ndarray]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _mean_and_spread(
+    versions: Sequence[Sequence[np.ndarray] | np.ndarray],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Mean and standard deviation of each image's maps, of which every version holds one."""
     stacks = [np.stack(maps) for maps in zip(*versions, strict=True)]
     return [stack.mean(axis=0) for stack in stacks], [stack.std(axis=0) for stack in stacks]

@@ -208,4 +208,4 @@ def _spacing(header: Any) -> tuple[float, float] | None:
     low, high = _SPACING_MM
     if len(set(found)) != 1 or not all(low <= side <= high for side in found[0]):
         return None
-    return found[0]
+    return found[0][0], found[0][1]

@@ -67,7 +67,7 @@ def _decode(picture: PIL.Image.Image) -> np.ndarray:
     if picture.mode in ("P", "PA"):
         transparent = picture.mode == "PA" or "transparency" in picture.info
         coloured = picture.convert("RGBA" if transparent else "RGB")
-        same = all(low == high for low, high in coloured.getextrema())
+        same = all(channel[0] == channel[1] for channel in np.reshape(coloured.getextrema(), (-1, 2)))
         # A palette that shows all its numbers alike says nothing: the numbers themselves are the classes.
         return np.asarray(picture.getchannel(0) if same else coloured)
     if picture.mode == "1" or (picture.mode not in ("L", "LA", "RGB", "RGBA", "F") and picture.mode[0] != "I"):

@@ -14,7 +14,7 @@ SIZE_SLACK_PX = 2
 
 
 def _target(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if np.isscalar(size) else size
+    height, width = size if isinstance(size, tuple | list) else (size, size)
     if height < 1 or width < 1:
         raise BusutilsError(f"size must be at least 1 pixel, got {size}.")
     return int(height), int(width)

@@ -148,7 +148,7 @@ def check_similarity(function: Callable[[np.ndarray, np.ndarray], float | None],
     """
     first, second = images[0], images[1]
     pairs = {"itself": first, "its mirror image": first[:, ::-1], "an image of another scene": second}
-    got = {name: function(first.copy(), other.copy()) for name, other in pairs.items()}
+    got: dict[str, Any] = {name: function(first.copy(), other.copy()) for name, other in pairs.items()}
     if got["itself"] is None:
         _to_be_done("replace None by the similarity")
         return

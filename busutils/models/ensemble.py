@@ -100,7 +100,7 @@ class EnsembleSegmenter(Segmenter):
         return UNetSegmenter.preset(self.preset, **{**(self.changes or {}), "seed": self.seed + index})
 
     @property
-    def size(self) -> int:
+    def size(self) -> int:  # type: ignore[override]
         """Side of the members' square, in pixels."""
         return self._member(0).size
 
@@ -147,7 +147,7 @@ class EnsembleSegmenter(Segmenter):
             own.unlink(missing_ok=True)
 
     def _combine_thresholds(self) -> None:
-        self.threshold_ = np.mean([member.threshold_ for member in self.members_])
+        self.threshold_ = float(np.mean([member.threshold_ for member in self.members_]))
         self.min_confidence_ = float(np.mean([member.min_confidence_ for member in self.members_]))
         self.min_area = self.members_[0].min_area
 

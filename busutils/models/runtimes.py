@@ -112,7 +112,7 @@ class OnnxSegmenter(Segmenter):
         return {"path": self.path, "streams": self.streams}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        self.__init__(**state)  # type: ignore[misc]
 
     def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
         raise BusutilsError("an exported network cannot be trained: train a UNetSegmenter and export it")

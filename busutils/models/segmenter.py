@@ -137,7 +137,9 @@ def clean_mask(
     if not mask.any():
         return cleaned
     # Holes and regions lie within the lesions' bounding box, which is a small part of most images.
-    box = tuple(slice(line.argmax(), line.size - line[::-1].argmax()) for line in (mask.any(axis=1), mask.any(axis=0)))
+    box = tuple(
+        slice(line.argmax(), line.size - line[::-1].argmax()) for line in (np.any(mask, axis=1), np.any(mask, axis=0))
+    )
     part = ndimage.binary_fill_holes(mask[box]) if fill else mask[box]
     if min_area > 0 or largest or min_confidence > 0:
         regions, _ = ndimage.label(part, structure=np.ones((3, 3)))
@@ -466,7 +468,7 @@ class Segmenter(BaseEstimator):
             arrays = {k: _halved(v) if v.dtype == np.float32 else v for k, v in arrays.items()}
         path = Path(path)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+            np.savez_compressed(file, **{"header": np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]
         return path
 
     @classmethod

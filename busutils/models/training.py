@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 THRESHOLDS = np.round(np.arange(0.3, 0.701, 0.05), 2)
 
 
-def validation_groups(groups: Sequence[Any], fraction: float, seed: int) -> np.ndarray:
+def validation_groups(groups: Sequence[Any] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Set aside whole groups until they hold a share of the images.
 
     Parameters
@@ -285,7 +285,7 @@ class UNetSegmenter(Segmenter):
             load_imagenet(network, self.encoder)
         return network
 
-    def _fit(
+    def _fit(  # type: ignore[override]
         self,
         images: list[np.ndarray],
         masks: list[np.ndarray] | None,
@@ -602,7 +602,7 @@ class Training:
         arrays = {f"v{i:04d}": value for i, value in enumerate(self._state())}
         arrays |= {f"a{i:04d}": value for i, value in enumerate(self.average)}
         with jobs.atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
 
     def _restore(self, path: Path) -> None:
         try:

@@ -144,7 +144,9 @@ def describe(network: keras.Model) -> pd.DataFrame:
         One row a level: ``level, height, width, channels, weights, receptive_field``; the last is the side, in input
         pixels, of the square that one value can see in theory. ``weights`` counts those since the level before.
     """
-    field, step, before = {}, {}, {}  # receptive field, stride, and all layers that a layer rests on
+    field: dict[str, int] = {}  # receptive field
+    step: dict[str, int] = {}  # stride
+    before: dict[str, set[str]] = {}  # all layers that a layer rests on
     for layer in network.layers:
         sources = [tensor._keras_history.operation.name for tensor in _inputs(layer)]
         reach = max((field[name] for name in sources), default=1)
@@ -163,7 +165,7 @@ def describe(network: keras.Model) -> pd.DataFrame:
         before[layer.name] = {layer.name}.union(*(before[name] for name in sources))
 
     levels = [name for name in before if name == "bottleneck" or (name[:3] in ("enc", "dec") and name[3:].isdigit())]
-    rows, counted = [], set()
+    rows, counted = [], set[str]()
     for name in sorted(levels, key=lambda name: len(before[name])):
         _, height, width, channels = network.get_layer(name).output.shape
         weights = sum(network.get_layer(new).count_params() for new in before[name] - counted)

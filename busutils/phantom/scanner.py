@@ -325,13 +325,13 @@ def scan(
     amplitude = np.sqrt(power * pass_factor**2 + (noise**2)[:, None].astype(np.float32))
     coherent = np.float32(_SMOOTH) * specular * pass_factor
     total = np.zeros((height, width), np.float32)
-    first = None
-    for _ in range(scanner.looks):
+    first: np.ndarray = total
+    for look in range(scanner.looks):
         scatterers = complex_normal(rng, (height, width))
         scatterers *= amplitude
         scatterers += coherent
         envelope = np.abs(convolve(scatterers, scanner, spacing))
-        first = envelope if first is None else first
+        first = envelope if look == 0 else first
         total += envelope
     return first, total / np.float32(scanner.looks)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -379,7 +380,7 @@ def draw_scene(kind: str, rng: np.random.Generator) -> Scene:
     muscle = retro + depth * float(rng.uniform(0.2, 0.6))
     layers = {"skin": skin, "fat": fat, "gland": gland, "retro": retro, "muscle": muscle}
 
-    lesions = []
+    lesions: list[Any] = []
     if kind != "normal":
         # Log-normal shares of the picture: median 3.8 % for benign lesions and 12 % for malignant ones.
         share = (

@@ -220,7 +220,7 @@ def heat_overlay(
     _contour(grid[0, 0], mask, TRUTH)
     _contour(grid[0, 0], pred, PREDICTION, "--")
     top = max((float(np.max(values)) for values in maps.values()), default=1.0) or 1.0
-    picture = None
+    picture: Any = None
     for axes, (name, values) in zip(grid[0, 1:], maps.items(), strict=True):
         peak = top if shared else (float(np.max(values)) or 1.0)
         scaled = np.asarray(values) if shared else np.asarray(values) / peak
@@ -261,7 +261,7 @@ def activation_grid(
         rows, columns, figsize=(1.3 * columns + 0.6, 1.45 * rows + 0.4), layout="constrained", squeeze=False
     )
     top = float(np.percentile(maps, 99.5)) or 1.0
-    picture = None
+    picture: Any = None
     for channel, axes in enumerate(grid.flat):
         axes.set_axis_off()
         if channel < len(maps):
@@ -297,7 +297,7 @@ def activation_levels(
         len(maps), 1, figsize=(0.9 * columns + 1.5, 0.98 * len(maps) + 0.5), layout="constrained", squeeze=False
     )
     top = float(np.percentile(np.concatenate([np.ravel(chosen) for chosen in maps.values()]), 99.5)) or 1.0
-    picture = None
+    picture: Any = None
     # One axes a level: as many as there are maps would take most of the time.
     for (level, chosen), axes in zip(maps.items(), grid.flat, strict=True):
         for place, values in enumerate(chosen):

@@ -223,7 +223,7 @@ def histogram_1d(
     matplotlib.figure.Figure
     """
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    bins = np.arange(0, 257, 8)
+    bins = list(range(0, 257, 8))
     axes.hist(image[~mask], bins=bins, density=True, color="#999999", alpha=0.7, label="background")
     if mask.any():
         axes.hist(image[mask], bins=bins, density=True, color="#d55e00", alpha=0.6, label="lesion")
