@@ -57,7 +57,7 @@ def _join_doubles(records: list[Record], report: Report) -> list[Record]:
     """Join the groups of records whose image files are the same byte for byte."""
     by_size: dict[int, list[Record]] = {}
     for record in records:
-        by_size.setdefault(record.image.stat().st_size, []).append(record)
+        by_size.setdefault(Path(str(record.image)).stat().st_size, []).append(record)
     first: dict[bytes, Record] = {}
     renamed: dict[str, str] = {}
 
@@ -71,7 +71,7 @@ def _join_doubles(records: list[Record], report: Report) -> list[Record]:
         if len(alike) < 2:
             continue
         for record in alike:
-            digest = hashlib.sha256(record.image.read_bytes()).digest()
+            digest = hashlib.sha256(Path(str(record.image)).read_bytes()).digest()
             other = first.setdefault(digest, record)
             if other is not record:
                 doubled.append(f"{other.id} = {record.id}")
@@ -106,11 +106,12 @@ def _find_pairs(root: Path, card: Card, report: Report) -> tuple[Path, list[_Pai
         report.warn("missing folder", home, f"{home} holds {layout.unlabelled} but not {wanted}; labels are unknown.")
     files = [
         (file, match, home / folder / layout.masks, label)
-        for folder, label in (classes if home else {}).items()
+        for folder, label in classes.items()
+        if home
         for file in pictures(home / folder / layout.images)
         if (match := re.fullmatch(layout.image, file.stem))
     ]
-    if not files:
+    if home is None or not files:
         raise not_this_set(root, card)
     masks = {place: {file.stem: file for file in pictures(place)} for place in {place for *_, place, _ in files}}
     twice = len({file.stem for file, *_ in files}) < len(files)
@@ -147,8 +148,9 @@ def read_pairs(root: Path, card: Card, report: Report) -> list[Record]:
         If the folder is another set, or an image has no mask.
     """
     home, pairs = _find_pairs(root, card, report)
-    labels = find_labels([home, root, home.parent], {pair.id for pair in pairs}) if card.pairs.listed else {}
-    if card.pairs.listed and not labels:
+    listed = card.pairs is not None and card.pairs.listed
+    labels = find_labels([home, root, home.parent], {pair.id for pair in pairs}) if listed else {}
+    if listed and not labels:
         report.warn(
             "missing table",
             home,
@@ -244,7 +246,9 @@ def read_bus_bra(root: Path, card: Card, report: Report) -> list[Record]:
         about = pd.read_csv(table, dtype=str).set_index("ID")
     else:
         report.warn("missing table", table, f"{table} is missing; labels and cases come from the shipped folds.")
-        about = splits.shipped_folds(card.key).rename(columns={"label": "Pathology", "group": "Case"})
+        shipped = splits.shipped_folds(card.key)
+        assert shipped is not None
+        about = shipped.rename(columns={"label": "Pathology", "group": "Case"})
     columns = [name for name in ("Histology", "BIRADS", "Device", "Side") if name in about.columns]
     records = []
     for pair in pairs:

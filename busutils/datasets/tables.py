@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +16,7 @@ from busutils.io import DatasetError
 MAX_TABLE_BYTES = 50_000_000
 
 
-def name_some(items: Collection, most: int = 6) -> str:
+def name_some(items: Iterable[object], most: int = 6) -> str:
     """The first of some names, and how many more there are."""
     items = [str(item) for item in items]
     return ", ".join(items[:most]) + (f" … and {len(items) - most} more" if len(items) > most else "")
@@ -64,7 +64,7 @@ def read_xlsx(path: Path) -> list[list[str]]:
     for line in sheet.iter(f"{main}row"):
         row: list[str] = []
         for cell in line.iter(f"{main}c"):
-            letters = re.match(r"[A-Z]*", cell.get("r", ""))[0]
+            letters = re.sub(r"[^A-Z].*", "", cell.get("r", ""))
             column = functools.reduce(lambda n, letter: 26 * n + ord(letter) - 64, letters, 0) or len(row) + 1
             row.extend([""] * (column - len(row)))
             value = cell.find(f"{main}v")
@@ -86,7 +86,7 @@ def find_labels(places: list[Path], ids: set[str]) -> dict[str, str]:
                 rows = read_xlsx(file)
             else:
                 rows = [re.split(r"[,;\t ]+", line) for line in file.read_text("utf-8-sig", "replace").splitlines()]
-            found = {}
+            found: dict[str, str] = {}
             for row in rows:
                 cells = [str(cell).strip() for cell in row]
                 kinds = [label for cell in cells for label in ("benign", "malignant") if cell.lower() == label]

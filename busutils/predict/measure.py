@@ -7,6 +7,7 @@ import io
 import os
 import re
 import zlib
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -103,7 +104,7 @@ def describe(
         A row of the table.
     """
     area, spacing = int(np.count_nonzero(mask)), image.spacing
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     if area:
         rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
         values |= {"top": rows[0], "left": columns[0], "bottom": rows[-1] + 1, "right": columns[-1] + 1}

@@ -204,7 +204,7 @@ def predict_files(
         submit, segment = cores.submit, _Worker(segmenter, overlay).segment
         if client is not None:
             submit = functools.partial(client.submit, pure=False)
-            segment = functools.partial(_segment_there, *settings.values(), overlay)
+            segment = functools.partial(_segment_there, weights, settings["runtime"], settings["content"], overlay)
         read = _read_ahead(tasks, readers)
         size = 1 if segmenter.thread_safe else _BATCH
         batches = iter(lambda: list(itertools.islice(read, size)), [])
