@@ -18,8 +18,8 @@ MAX_TABLE_BYTES = 50_000_000
 
 def name_some(items: Iterable[object], most: int = 6) -> str:
     """The first of some names, and how many more there are."""
-    items = [str(item) for item in items]
-    return ", ".join(items[:most]) + (f" … and {len(items) - most} more" if len(items) > most else "")
+    names = [str(item) for item in items]
+    return ", ".join(names[:most]) + (f" … and {len(names) - most} more" if len(names) > most else "")
 
 
 def number_key(name: str) -> tuple:
