@@ -174,7 +174,8 @@ def registration_score(first: np.ndarray, second: np.ndarray) -> float:
         Largest cross-correlation of speckle and edges over all shifts, at equal height or equal pixel size: 1 for
         the same picture, about 0.13 for unlike ones.
     """
-    return float(_best_match(*(_spectra(_details(image, _FINE), _FINE) for image in (first, second)), _FINE).max())
+    one, other = (_spectra(_details(image, _FINE), _FINE) for image in (first, second))
+    return float(_best_match(one, other, _FINE).max())
 
 
 def stretched_score(first: np.ndarray, second: np.ndarray) -> float:
@@ -369,7 +370,7 @@ def join_groups(groups: Sequence[str], pairs: np.ndarray) -> list[str]:
         return group
 
     for a, b in pairs:
-        first, second = sorted((lead(groups[a]), lead(groups[b])), key=rank.get)
+        first, second = sorted((lead(groups[a]), lead(groups[b])), key=rank.__getitem__)
         leads[second] = first
     return [lead(group) for group in groups]
 

@@ -56,4 +56,4 @@ def mean_over_tta(proba: Callable[[np.ndarray], np.ndarray], squares: np.ndarray
         for step in (1,) if tta == "none" else (1, -1):
             part = proba(copies[:, :, ::step])[:, :, ::step][:, top : top + height, left : left + width]
             maps.append(part if part.shape == squares.shape else np.stack([resize_map(m, (side, side)) for m in part]))
-    return np.mean(maps, axis=0, dtype=np.float32)
+    return np.stack(maps).mean(axis=0, dtype=np.float32)
