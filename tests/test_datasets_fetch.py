@@ -110,7 +110,7 @@ def offer(server, monkeypatch):
 
     def put(*paths, checksum=None, **more):
         download = Download(name="stu.zip", urls=tuple(server.url(path) for path in paths), checksum=checksum)
-        card = Card(**{**catalogue.STU.__dict__, "downloads": (download,), **more})
+        card = Card(**{**catalogue.CARDS["stu"].__dict__, "downloads": (download,), **more})
         monkeypatch.setitem(catalogue.CARDS, "stu", card)
 
     monkeypatch.setattr(fetching.time, "sleep", lambda seconds: None)
@@ -380,7 +380,7 @@ def test_zip_bomb_is_refused(server, offer, archive, tmp_path):
 def test_only_https_beyond_this_machine(offer, monkeypatch, tmp_path):
     offer("stu.zip")
     download = Download(name="stu.zip", urls=("http://example.org/stu.zip", "file:///etc/passwd"))
-    card = Card(**{**catalogue.STU.__dict__, "downloads": (download,)})
+    card = Card(**{**catalogue.CARDS["stu"].__dict__, "downloads": (download,)})
     monkeypatch.setitem(catalogue.CARDS, "stu", card)
     with pytest.raises(DatasetError, match=r"only https.*only https"):
         datasets.fetch("stu", tmp_path, progress=False)

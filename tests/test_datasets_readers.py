@@ -414,7 +414,7 @@ def test_unknown_groups_are_reported(tmp_path):
 def test_a_complete_bus_uclm_is_complete(tmp_path, monkeypatch):
     root = trees.bus_uclm(tmp_path)
     counts = {"benign": 6, "malignant": 2, "normal": 1}  # with the image that the reader leaves out
-    monkeypatch.setitem(catalogue.CARDS, "bus-uclm", replace(catalogue.BUS_UCLM, counts=counts))
+    monkeypatch.setitem(catalogue.CARDS, "bus-uclm", replace(catalogue.CARDS["bus-uclm"], counts=counts))
     report = datasets.check("bus-uclm", root)
     assert report.ok and not {"partial copy", "other labels", "more images"} & {p.kind for p in report.problems}
     next(root.rglob("images/ALWI_000.png")).unlink()
@@ -426,7 +426,7 @@ def test_missing_mask_files_of_a_complete_set_are_noticed(tmp_path, monkeypatch)
     whole = load("busi", root)
     counts = {label: int((whole.labels == label).sum()) for label in ("benign", "malignant", "normal")}
     n_masks = sum(len(record.masks) for record in whole)
-    monkeypatch.setitem(catalogue.CARDS, "busi", replace(catalogue.BUSI, counts=counts, n_masks=n_masks))
+    monkeypatch.setitem(catalogue.CARDS, "busi", replace(catalogue.CARDS["busi"], counts=counts, n_masks=n_masks))
     assert datasets.check("busi", root).ok
     (root / "Dataset_BUSI_with_GT" / "benign" / "benign (4)_mask_2.png").unlink()
     report = datasets.check("busi", root)
@@ -451,7 +451,7 @@ def test_a_new_set_of_pairs_needs_a_card_only(tmp_path, monkeypatch):
         trees.save(home / "scans" / f"p{number}.png", trees.picture(seed=number))
         trees.save(home / "drawn" / f"p{number}_lesion.png", trees.blob())
     card = replace(
-        catalogue.UDIAT,
+        catalogue.CARDS["udiat"],
         key="new",
         folder="NEW",
         counts={"unknown": 3},

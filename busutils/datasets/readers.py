@@ -494,8 +494,8 @@ def read_folder(
     files, pool = _by_stem(home), _by_stem(drawn)
     if not files:
         raise DatasetError(
-            f"{root} holds no picture: put images into {images}/ and masks of the same name into {masks}/, "
-            "or name other folders with images= and masks=."
+            f"{root} holds no picture (folders below {images}/ are not read): put images into {images}/ and masks of the same "
+            f"name into {masks}/, or name other folders with images= and masks=."
         )
     for place in dict.fromkeys((home, drawn)):
         for folder in (child for child in place.iterdir() if child.is_dir() and child not in (home, drawn)):
