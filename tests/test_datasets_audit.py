@@ -118,7 +118,7 @@ def test_a_copy_cut_out_and_stretched_is_found(tmp_path, top, left, high, wide):
     copy = datasets.resize_image(speckle(3)[top : top + high, left : left + wide], (240, 320))
     trees.save(tmp_path / "images" / "cut.png", copy)
     trees.save(tmp_path / "masks" / "cut.png", trees.blob((240, 320)))
-    assert auditing.registration_score(speckle(3), copy) < auditing.SAME_SCENE, "shifts alone do not find it"
+    assert auditing.similarity(speckle(3), copy) < auditing.SAME_SCENE, "shifts alone do not find it"
     pairs = datasets.audit(datasets.load("folder", tmp_path)).pairs
     assert pairs[["id_a", "id_b"]].to_numpy().tolist() == [["cut", "s3"]]
 
@@ -146,14 +146,14 @@ def test_pages_and_tables(scenes, tmp_path):
 
 
 def test_registration_tells_scenes_apart():
-    same = auditing.registration_score(speckle(1), speckle(1)[:, 60:])
-    other = auditing.registration_score(speckle(1), speckle(2))
+    same = auditing.similarity(speckle(1), speckle(1)[:, 60:])
+    other = auditing.similarity(speckle(1), speckle(2))
     assert same > 0.6 > auditing.SAME_SCENE > 0.3 > other
 
 
 def test_small_images_do_not_match_by_chance():
     small = [datasets.resize_image(speckle(seed), (64, 64)) for seed in range(8)]
-    scores = [auditing.registration_score(a, b) for i, a in enumerate(small) for b in small[:i]]
+    scores = [auditing.similarity(a, b) for i, a in enumerate(small) for b in small[:i]]
     assert max(scores) < auditing.SAME_SCENE
 
 

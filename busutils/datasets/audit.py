@@ -31,8 +31,8 @@ from busutils.jobs import atomic_path
 
 #: Pairs that register at least this well are near-duplicates (chosen on BUSI: every pair above it was looked at).
 SAME_SCENE = 0.355
-#: Pairs above this are the same picture, perhaps with other marks on it.
-SAME_PICTURE = 0.85
+#: Pairs above this are the same image, perhaps with other marks on it.
+SAME_IMAGE = 0.85
 
 _THUMB = 16
 # Pairs below this at a quarter of the size are no near-duplicates: BUSI's faintest copy has 0.53, simulated copies that were
@@ -161,7 +161,7 @@ def _best_match(first: np.ndarray, second: np.ndarray, grid: _Grid) -> np.ndarra
     return fft.irfft2(np.conj(first) * second, s=grid.room).max(axis=(-2, -1))
 
 
-def registration_score(first: np.ndarray, second: np.ndarray) -> float:
+def similarity(first: np.ndarray, second: np.ndarray) -> float:
     """Similarity of two images after the best shift.
 
     Parameters
@@ -172,13 +172,13 @@ def registration_score(first: np.ndarray, second: np.ndarray) -> float:
     -------
     float
         Largest cross-correlation of speckle and edges over all shifts, at equal height or equal pixel size: 1 for
-        the same picture, about 0.13 for unlike ones.
+        the same image, about 0.13 for unlike ones.
     """
     one, other = (_spectra(_details(image, _FINE), _FINE) for image in (first, second))
     return float(_best_match(one, other, _FINE).max())
 
 
-def stretched_score(first: np.ndarray, second: np.ndarray) -> float:
+def stretched_similarity(first: np.ndarray, second: np.ndarray) -> float:
     """Similarity of two images when one was cut out of the other's scene and stretched.
 
     Height and width of the second are stretched apart from each other, by up to a sixth: coarsely at a quarter of the
@@ -191,7 +191,7 @@ def stretched_score(first: np.ndarray, second: np.ndarray) -> float:
     Returns
     -------
     float
-        As :func:`registration_score`; 0 where the coarse search found nothing.
+        As :func:`similarity`; 0 where the coarse search found nothing.
     """
     at = (1.0, 1.0)
     for grid, steps in ((_COARSE, _STRETCHES), (_FINE, (0.97, 1.0, 1.03))):
@@ -216,8 +216,8 @@ class AuditReport:
     name : str
         Name of the set.
     pairs : DataFrame
-        Near-duplicates, best match first: id_a, id_b, label_a, label_b, group_a, group_b, score, kind
-        (``same picture``, ``same scene``), labels_differ, groups_differ.
+        Near-duplicates, best match first: id_a, id_b, label_a, label_b, group_a, group_b, similarity, kind
+        (``same image``, ``same scene``), labels_differ, groups_differ.
     images : DataFrame
         One row an image: id, label, lesion_share, n_masks, burnt_px (edges of text and calipers),
         colour_share, findings.
@@ -309,7 +309,7 @@ class AuditReport:
             return f'<img alt="{html.escape(id_)}" src="data:image/jpeg;base64,{data}">'
 
         def note(row) -> str:
-            words = [row.kind, f"score {row.score:.2f}", f"{row.label_a} | {row.label_b}"]
+            words = [row.kind, f"similarity {row.similarity:.2f}", f"{row.label_a} | {row.label_b}"]
             words += ["<b>labels differ</b>"] * row.labels_differ + ["<b>groups differ</b>"] * row.groups_differ
             return ", ".join(words)
 
@@ -495,9 +495,9 @@ def audit(
     n_candidates = len(pairs)
     broken = np.array([detail is None for detail in details], bool)
     pairs = _screen(details, pairs[~broken[pairs].any(axis=1)], bar)
-    score = _register([record.image for record in dataset], pairs, bar)
-    close = np.flatnonzero(score >= threshold)
-    close = close[np.argsort(-score[close], kind="stable")]
+    scores = _register([record.image for record in dataset], pairs, bar)
+    close = np.flatnonzero(scores >= threshold)
+    close = close[np.argsort(-scores[close], kind="stable")]
     rows = []
     for k in close:
         a, b = dataset[int(pairs[k, 0])], dataset[int(pairs[k, 1])]
@@ -509,14 +509,14 @@ def audit(
                 "label_b": b.label,
                 "group_a": a.group,
                 "group_b": b.group,
-                "score": round(float(score[k]), 4),
-                "kind": "same picture" if score[k] >= SAME_PICTURE else "same scene",
+                "similarity": round(float(scores[k]), 4),
+                "kind": "same image" if scores[k] >= SAME_IMAGE else "same scene",
                 "labels_differ": a.label != b.label,
                 "groups_differ": a.group != b.group,
             }
         )
     columns = ["id_a", "id_b", "label_a", "label_b", "group_a", "group_b"]
-    columns += ["score", "kind", "labels_differ", "groups_differ"]
+    columns += ["similarity", "kind", "labels_differ", "groups_differ"]
     groups = pd.Series(join_groups(dataset.groups.tolist(), pairs[close]), index=dataset.ids, dtype=object)
     table = pd.DataFrame(rows, columns=columns)
     return AuditReport(dataset.name, table, images, groups, n_candidates, dataset)
@@ -541,7 +541,7 @@ def _screen(details: Sequence[list[np.ndarray]], pairs: np.ndarray, bar: dict) -
 
 
 def _register(images: Sequence, pairs: np.ndarray, bar: dict) -> np.ndarray:
-    """Registration score of every pair, the spectra of an image used for all its pairs in turn."""
+    """Similarity of every pair after registration, the spectra of an image used for all its pairs in turn."""
 
     @functools.lru_cache(_KEPT)  # a large set would not fit into memory
     def frame(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -555,7 +555,7 @@ def _register(images: Sequence, pairs: np.ndarray, bar: dict) -> np.ndarray:
         shifted = float(_best_match(first, second, _FINE).max())
         if shifted >= SAME_SCENE:
             return shifted
-        stretched = stretched_score(small_first, small_second)
+        stretched = stretched_similarity(small_first, small_second)
         return stretched if stretched >= _STRETCHED_SCENE else shifted
 
     return np.array([score(pair) for pair in tqdm(pairs, desc="registering", **bar)], np.float32)
