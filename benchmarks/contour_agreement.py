@@ -10,12 +10,12 @@ the Dice a little; the figures are therefore a lower bound of the agreement.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import command_line
 
 from busutils import datasets, metrics
 
@@ -51,7 +51,7 @@ def compare_contours(images: datasets.LesionDataset, *, least: float = 0.9, size
 
 def main() -> None:
     """Write ``<dataset>_contours.csv``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--dataset", default="busi")
     parser.add_argument("--least", type=float, default=0.9)
     parser.add_argument("--out", type=Path, default=Path("figures"))

@@ -34,13 +34,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_table
 from scipy import ndimage
 
 from busutils import datasets, jobs, phantom
 from busutils.datasets import LesionDataset, Record
 from busutils.datasets.audit import _BURNT_PX, audit, burnt_in
 
-FIGURES = Path(__file__).parents[1] / "figures"
 Row = dict[str, object]
 HEIGHTS, WIDTHS = (280, 320, 360), (320, 400, 480)
 
@@ -240,7 +240,7 @@ def checks(root: Path) -> Iterator[Row]:
 
 def main() -> None:
     parts = ("busi", "across", "marks", "copies", "loading", "checks", "scale")
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("BUSUTILS_DATA_DIR"))
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--scales", nargs="+", type=int, default=[1000, 10_000, 100_000])
@@ -267,8 +267,7 @@ def main() -> None:
         kept = old[(old["part"] != part) | ((part == "scale") & ~old["n"].isin(new["n"]))]
         old = pd.concat([frame for frame in (kept, new) if len(frame)])
         old = old.sort_values("part", key=lambda names: names.map(parts.index), kind="stable")
-        with jobs.atomic_path(path) as temporary:
-            old.round(4).to_csv(temporary, index=False)
+        write_table(old.round(4), path)
 
 
 if __name__ == "__main__":

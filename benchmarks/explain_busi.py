@@ -21,14 +21,13 @@ Usage: python benchmarks/explain_busi.py [PART ...] [--weights busi-light] [--im
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_table
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
@@ -36,7 +35,6 @@ from tqdm import tqdm
 from busutils import datasets, evaluation, explain, jobs, metrics, models, plotting
 from busutils.models.training import validation_groups
 
-FIGURES = Path(__file__).parents[1] / "figures"
 SIZE = 256
 
 Map = Callable[[models.Segmenter, np.ndarray, np.ndarray], np.ndarray]
@@ -197,8 +195,7 @@ def band(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> p
         [evaluation.reliability(*pair).assign(where=where, temperature=used) for (where, used), pair in pairs.items()],
         ignore_index=True,
     )
-    with jobs.atomic_path(FIGURES / "explain_busi_bins.csv") as temporary:
-        bins.round(5).to_csv(temporary, index=False)
+    write_table(bins.round(5), FIGURES / "explain_busi_bins.csv")
     errors = np.concatenate(wrong)
     rows = {
         "images": len(masks),
@@ -235,8 +232,7 @@ def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) ->
         tables.append(
             pd.DataFrame({"set": name, "id": lesions.ids, "group": lesions.groups, "dice": scores, "doubt": doubts})
         )
-    with jobs.atomic_path(FIGURES / "explain_busi_domain_bins.csv") as temporary:
-        pd.concat(bins, ignore_index=True).round(5).to_csv(temporary, index=False)
+    write_table(pd.concat(bins, ignore_index=True).round(5), FIGURES / "explain_busi_domain_bins.csv")
     table = pd.concat(tables, ignore_index=True)
     home = table[table["set"] == "busi, fold 5"]
     for name, part in table.groupby("set", sort=False):
@@ -339,7 +335,7 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--weights", default="busi-light")
     parser.add_argument("--images", type=int, default=30)
@@ -348,8 +344,7 @@ def main() -> None:
     _, test = datasets.load("busi").split(5)
     for part in given.parts:
         table = PARTS[part](segmenter, test, given.images).round(5)
-        with jobs.atomic_path(FIGURES / f"explain_busi_{part}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+        write_table(table, FIGURES / f"explain_busi_{part}.csv")
 
 
 if __name__ == "__main__":

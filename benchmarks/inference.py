@@ -37,10 +37,10 @@ from typing import Any
 
 import joblib
 import numpy as np
+from _common import FIGURES, command_line, write_picture
 
 from busutils import jobs
 
-FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ["part", "what", "size", "batch", "cores", "images", "ms", "cpu_ms", "peak_mb", "load"]
 WEIGHTS = "busi-light"
 SIZES, BATCHES = (128, 256, 512), (1, 8)
@@ -349,15 +349,13 @@ def draw(rows: list[Row]) -> None:
     axes[2].margins(x=0.15)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    with jobs.atomic_path(FIGURES / "inference.png") as temporary:
-        figure.savefig(temporary, dpi=120)
+    write_picture(figure, FIGURES / "inference.png")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = command_line(__doc__, "root")
     parser.add_argument("parts", nargs="*", metavar="PART", help="network, stages, files, memory; none only draws")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="another interpreter")
-    parser.add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
     parser.add_argument("--seconds", type=float, default=2, help="of every network measurement")
     parser.add_argument("--here", nargs=2, metavar=("WHAT", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -18,11 +18,11 @@ Usage: BUSUTILS_DATA_DIR=FOLDER python benchmarks/kmeans_ablation.py [--n-jobs N
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_picture, write_table
 from scipy import ndimage
 
 from busutils import datasets, jobs, metrics
@@ -30,8 +30,6 @@ from busutils.evaluation import compare, evaluate, summarise
 from busutils.models import ConstantMaskSegmenter, KMeansSegmenter
 from busutils.models.kmeans import PRESETS, WEIGHTS, kmeans_1d
 from busutils.models.regions import FEATURES, oracle
-
-FIGURES = Path(__file__).parents[1] / "figures"
 
 
 class FuzzySegmenter(KMeansSegmenter):
@@ -223,15 +221,12 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     axes[0, 0].invert_yaxis()
     axes[0, 0].legend(loc="upper right", fontsize=8)
     figure.tight_layout()
-    with jobs.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    write_picture(figure, path, dpi=130)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--n-jobs", type=int, default=1)
+    parser = command_line(__doc__, "n_jobs", "draw")
     parser.add_argument("--only", nargs="+", help="these variants, without writing figures")
-    parser.add_argument("--draw", action="store_true", help="only draw the figure, from the CSV")
     given = parser.parse_args()
     if given.draw:
         draw(pd.read_csv(FIGURES / "kmeans_ablation.csv"), FIGURES / "kmeans_ablation.png")
@@ -256,8 +251,7 @@ def main() -> None:
         .to_string()
     )
     if not given.only:
-        with jobs.atomic_path(FIGURES / "kmeans_ablation.csv") as temporary:
-            table.round(4).to_csv(temporary, index=False)
+        write_table(table.round(4), FIGURES / "kmeans_ablation.csv")
         draw(table, FIGURES / "kmeans_ablation.png")
 
 

@@ -11,12 +11,11 @@ Usage: python benchmarks/kmeans_constants.py [--root FOLDER] [--images 600] [--n
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_table
 from kmeans_weights import candidate_dice, choose, fit
 
 from busutils import datasets, jobs, metrics
@@ -25,7 +24,6 @@ from busutils.models import KMeansSegmenter
 from busutils.models.kmeans import PRESETS, WEIGHTS
 from busutils.models.regions import FEATURES, random_walker_contour
 
-FIGURES = Path(__file__).parents[1] / "figures"
 IN_USE = {"median": 9, "background": 50.0, "areas": (0.003, 0.5)}
 FILTERS = [
     (9, 50.0),
@@ -93,10 +91,8 @@ def outline(item: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--root", help="folder that holds BUSBRA/; BUSUTILS_DATA_DIR by default")
+    parser = command_line(__doc__, "n_jobs", "root")
     parser.add_argument("--images", type=int, default=600, help="only so many, evenly spread")
-    parser.add_argument("--n-jobs", type=int, default=1)
     given = parser.parse_args()
     dataset = datasets.load("bus-bra", root=given.root)
     dataset = dataset.subset(np.isin(dataset.folds(), (1, 2, 3, 4)))
@@ -143,8 +139,7 @@ def main() -> None:
                      "low": pair.difference.low, "high": pair.difference.high})  # fmt: skip
     table = pd.DataFrame(rows)
     print(table.round(4).to_string())
-    with jobs.atomic_path(FIGURES / "kmeans_constants.csv") as temporary:
-        table.round(4).to_csv(temporary, index=False)
+    write_table(table.round(4), FIGURES / "kmeans_constants.csv")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ Usage: python benchmarks/kmeans_presence.py [--root FOLDER] [--n-jobs N]
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_table
 from kmeans_weights import candidate_dice
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -29,7 +28,6 @@ from busutils.models import KMeansSegmenter
 from busutils.models.kmeans import PRESETS, WEIGHTS
 from busutils.models.regions import FEATURES
 
-FIGURES = Path(__file__).parents[1] / "figures"
 COST = 0.01  # Dice that "nothing found" may cost on images that do show a lesion
 AWAY = 0.05  # Dice below which a candidate has nothing to do with the lesion
 
@@ -80,9 +78,7 @@ def chance(table: np.ndarray, weights: dict[str, float]) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--root", help="folder that holds BUSBRA/; BUSUTILS_DATA_DIR by default")
-    parser.add_argument("--n-jobs", type=int, default=1)
+    parser = command_line(__doc__, "n_jobs", "root")
     given = parser.parse_args()
     options = {name: value for name, value in PRESETS["best"].items() if name not in ("reject", "contour")}
     parts = [options, WEIGHTS["full"], list(FEATURES)]
@@ -143,8 +139,7 @@ def main() -> None:
     print({name: len(part[0]) for name, part in everything.items()})
     print(table.round(3).to_string())
     print(f"highest threshold that costs at most {COST} of Dice: {table.loc[cheap, 'reject'].max():.2f}")
-    with jobs.atomic_path(FIGURES / "kmeans_presence.csv") as temporary:
-        table.round(4).to_csv(temporary, index=False)
+    write_table(table.round(4), FIGURES / "kmeans_presence.csv")
     weights = fit([part[0] for part in hits.values()], [part[0] for part in nothing.values()])
     print('    "presence": {')
     for name, weight in weights.items():

@@ -9,19 +9,16 @@ Usage: OMP_NUM_THREADS=1 python benchmarks/kmeans_speed.py [--dataset busi] [--i
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_table
 from sklearn.cluster import KMeans
 
-from busutils import datasets, jobs
+from busutils import datasets
 from busutils.models import KMeansSegmenter
 from busutils.models.kmeans import PRESETS, kmeans_1d
-
-FIGURES = Path(__file__).parents[1] / "figures"
 
 
 def clustering(images: np.ndarray, k: int) -> dict[str, object]:
@@ -50,7 +47,7 @@ def clustering(images: np.ndarray, k: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--dataset", default="busi")
     parser.add_argument("--images", type=int, default=100)
     given = parser.parse_args()
@@ -74,8 +71,7 @@ def main() -> None:
             )
     table = pd.DataFrame(rows)
     print(table.round(2).to_string())
-    with jobs.atomic_path(FIGURES / "kmeans_speed.csv") as temporary:
-        table.round(4).to_csv(temporary, index=False)
+    write_table(table.round(4), FIGURES / "kmeans_speed.csv")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ Usage: python benchmarks/kmeans_weights.py [--root FOLDER] [--images N] [--prese
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 
 import numpy as np
+from _common import command_line
 from scipy.optimize import minimize
 
 from busutils import datasets, jobs
@@ -94,12 +94,10 @@ def calibrate(score: np.ndarray, dice: np.ndarray) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--root", help="folder that holds BUSBRA/; BUSUTILS_DATA_DIR by default")
+    parser = command_line(__doc__, "n_jobs", "root")
     parser.add_argument("--preset", choices=("improved", "best"), default="best")
     parser.add_argument("--images", type=int, help="only so many, evenly spread")
     parser.add_argument("--penalty", type=float, default=1e-4)
-    parser.add_argument("--n-jobs", type=int, default=1)
     given = parser.parse_args()
 
     dataset = datasets.load("bus-bra", root=given.root)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from _common import FIGURES, write_picture, write_table
 from tables import common_images  # as in the documentation's tables
 
-from busutils import evaluation, jobs, plotting
+from busutils import evaluation, plotting
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ROOT / "figures"
 
 
 def main() -> None:
@@ -31,10 +31,8 @@ def main() -> None:
     figure = plotting.score_matrix(means, intervals, title="mean Dice on images never seen, 95 % interval over groups")
     for name, tell in (("pairs", evaluation.compare_all), ("ranks", evaluation.rank_methods)):
         parts = [tell(part).assign(target=target) for target, part in table.groupby("target", sort=False)]
-        with jobs.atomic_path(FIGURES / f"matrix_{name}.csv") as temporary:
-            pd.concat(parts).round(6).to_csv(temporary, index=False)
-    with jobs.atomic_path(FIGURES / "matrix.png") as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+        write_table(pd.concat(parts).round(6), FIGURES / f"matrix_{name}.csv")
+    write_picture(figure, FIGURES / "matrix.png", bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Every column is one anatomy, every row one scanner: what changes down a column i
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +15,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from _common import command_line
 
 from busutils import phantom
 
@@ -68,7 +68,7 @@ def draw(out: Path, seed: int, indices: list[int]) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--out", type=Path, default=Path("figures"))
     parser.add_argument("--seed", type=int, default=12)
     parser.add_argument("--indices", type=int, nargs=len(KINDS), default=[21, 1, 20, 24, 4, 5])

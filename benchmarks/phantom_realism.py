@@ -9,12 +9,12 @@ level over depth). Only numbers leave the real set. All images are squeezed to 2
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import command_line
 from scipy import ndimage
 
 from busutils import datasets
@@ -123,7 +123,7 @@ def main(out: Path, n: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--n", type=int, default=300, help="images a set")
     parser.add_argument("--out", type=Path, default=Path("figures"))
     options = parser.parse_args()

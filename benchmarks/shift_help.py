@@ -21,18 +21,16 @@ Usage: python benchmarks/shift_help.py [--weights busi-light busi-encoder] [--se
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_table
 from skimage import exposure
 
-from busutils import datasets, evaluation, jobs, models
+from busutils import datasets, evaluation, models
 from busutils.models.backend import keras
 
-FIGURES = Path(__file__).parents[1] / "figures"
 LEVELS = np.linspace(0, 1, 257)
 BASE = "without the cut-off"
 COLUMNS = [
@@ -145,7 +143,7 @@ def helps(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--weights", nargs="+", default=["busi-light", "busi-encoder"])
     parser.add_argument("--seeds", type=int, default=3, help="trainings on ten labelled images")
     given = parser.parse_args()
@@ -157,8 +155,7 @@ def main() -> None:
     if target_file.exists():
         before = pd.read_csv(target_file)
         table = pd.concat([before[~before["weights"].isin(given.weights)], table])
-    with jobs.atomic_path(target_file) as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(table, target_file)
     against_base = []
     for weights, part in table.groupby("weights", sort=False):
         pairs = evaluation.compare_all(part)
@@ -173,8 +170,7 @@ def main() -> None:
     found["p_holm"] = evaluation.holm(found["p"])  # as many comparisons as there are rows
     found = found.round(6)
     print(found.to_string(index=False))
-    with jobs.atomic_path(FIGURES / "shift_help_pairs.csv") as temporary:
-        found.to_csv(temporary, index=False)
+    write_table(found, FIGURES / "shift_help_pairs.csv")
 
 
 if __name__ == "__main__":

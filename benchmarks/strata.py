@@ -9,18 +9,17 @@ Usage: python benchmarks/strata.py [--draw]    (the latter redraws from the tabl
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _common import FIGURES, command_line, write_picture, write_table
 from tables import STRATA_OF, common_images  # as in the documentation's tables
 
-from busutils import datasets, evaluation, jobs, plotting
+from busutils import datasets, evaluation, plotting
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ROOT / "figures"
 
 DESCRIPTORS = {"label": "class", "size": "size", "contrast": "contrast", "scanner": "scanner"}
 FEWEST = 10  # lesions; strata with fewer are in the table, but an interval over so few groups is not worth a line
@@ -73,17 +72,14 @@ def draw(table: pd.DataFrame) -> plt.Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--draw", action="store_true", help="redraw from the table")
+    parser = command_line(__doc__, "draw")
     given = parser.parse_args()
     target = FIGURES / "matrix_strata.csv"
     if not given.draw:
         table = strata()
-        with jobs.atomic_path(target) as temporary:
-            table.to_csv(temporary, index=False)
+        write_table(table, target)
     figure = draw(pd.read_csv(target))
-    with jobs.atomic_path(FIGURES / "matrix_strata.png") as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+    write_picture(figure, FIGURES / "matrix_strata.png", bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -8,21 +8,19 @@ Usage: python benchmarks/workers.py [--processes 1 2] [--targets busi stu]
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
+from _common import FIGURES, command_line, write_table
 
-from busutils import benchmark, datasets, jobs
-
-FIGURES = Path(__file__).parents[1] / "figures"
+from busutils import benchmark, datasets
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--targets", nargs="+", help="test sets; those of the matrix by default")
     given = parser.parse_args()
@@ -45,8 +43,7 @@ def main() -> None:
         rows.append({"processes": processes, "seconds": round(seconds, 1)})
         rows[-1] |= {"speed_up": round(rows[0]["seconds"] / seconds, 2), "targets": " ".join(spec.targets)}
         print(rows[-1], flush=True)
-    with jobs.atomic_path(FIGURES / "workers.csv") as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    write_table(pd.DataFrame(rows), FIGURES / "workers.csv")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -357,18 +357,106 @@ def _datasets_cache(args: argparse.Namespace) -> int:
     return 0
 
 
-# -- the parser ----------------------------------------------------------------------------------------------
+# -- the commands and their options ---------------------------------------------------------------------------
 
-
-def _add_dataset(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    parser.add_argument(
-        "--dataset",
-        default=default,
-        required=default is None,
-        metavar="NAME",
-        help="such as busi, or phantom?n=60",
-    )
-    parser.add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "name": {"metavar": "NAME", "help": "such as busi"},
+    "images": {
+        "nargs": "+",
+        "metavar": "IMAGE",
+        "help": "pictures, clips, DICOM files, folders, or .txt lists of paths",
+    },
+    "spec": {"metavar": "YAML", "help": "methods, sources, targets, seeds, folds"},
+    "lessons": {"nargs": "*", "metavar": "NN", "help": "numbers or names; all by default"},
+    "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "name=value"},
+    "--clear": {"action": "store_true", "help": "empty it"},
+    "--dataset": {"required": True, "metavar": "NAME", "help": "such as busi, or phantom?n=60"},
+    "--dropout": {"type": float, "help": "at the bottleneck"},
+    "--epochs": {"type": int, "help": "in place of the preset's"},
+    "--fold": {"type": int, "help": "score this fold only"},
+    "--host": {"default": "127.0.0.1", "help": "0.0.0.0 lets other machines in; default: 127.0.0.1"},
+    "--html": {"metavar": "FILE", "help": "a page of pairs to look through"},
+    "--images": {"metavar": "NAME", "help": "int8: a set whose images measure the ranges, beside phantoms"},
+    "--init-weights": {"metavar": "WEIGHTS", "help": "begin with shipped weights or a file"},
+    "--jobs": {"type": int, "default": 1, "metavar": "N", "help": "processes on this machine"},
+    "--json": {"action": "store_true", "help": "for programs"},
+    "--log": {"metavar": "CSV", "help": "loss, validation Dice and seconds of every epoch"},
+    "--members": {"type": int, "default": 1, "help": "train as many, with seeds from --seed up, and join them"},
+    "--n": {"type": int, "default": 120},
+    "--name": {"metavar": "METHOD", "help": "what the method is called in the table"},
+    "--native": {"action": "store_true", "help": "score at the images' own sizes too"},
+    "--notebooks": {"metavar": "DIR", "help": "folder of the lessons"},
+    "--out": {"metavar": "CSV", "help": "one row an image"},
+    "--overlay": {"action": "store_true", "help": "also write images with the lesion's outline"},
+    "--overwrite": {
+        "action": "store_true",
+        "help": "replace what DIR holds; by default a stopped run is taken up again",
+    },
+    "--port": {"type": int, "default": 7860},
+    "--precision": {
+        "choices": ["float32", "mixed_bfloat16"],
+        "help": "mixed_bfloat16 is faster on processors that know the format, but for the preset encoder",
+    },
+    "--pred": {"metavar": "DIR", "help": "folder of masks <id>.png"},
+    "--preset": {"default": "light", "metavar": "NAME", "help": "light, encoder or classic (default light)"},
+    "--profile": {"choices": list(lessons.profiles())},
+    "--recursive": {"action": "store_true", "help": "search folders of folders"},
+    "--root": {"help": "folder of the published folders; BUSUTILS_DATA_DIR by default"},
+    "--runtime": {
+        "default": "auto",
+        "choices": ["auto", "onnx", "keras"],
+        "help": "what runs the network; auto takes the fastest that is installed",
+    },
+    "--scanner": {"default": "clinic"},
+    "--scheduler": {"metavar": "ADDRESS", "help": "a Dask cluster, such as tcp://host:8786"},
+    "--seed": {"type": int},
+    "--size": {"type": int, "default": 256, "help": "side of the square; default: 256"},
+    "--weights": {"required": True, "metavar": "NAME", "help": "a K-Means preset, shipped weights, or a file"},
+    "--yes": {"action": "store_true", "help": "accept the licence"},
+}
+_GROUPS = {
+    "datasets": "public image sets",
+    "phantom": "simulated images",
+    "benchmark": "compare methods",
+    "lessons": "run the lessons",
+}
+_FOLDER = {"metavar": "DIR", "help": "where results go"}
+# Command, function, what it does, its options (one of a|b is required), and where they differ from those above.
+_COMMANDS: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str, dict[str, dict[str, Any]]], ...] = (
+    ("datasets list", _datasets_list, "list the sets this package reads", "--json", {}),
+    ("datasets info", _datasets_info, "what is known about one set", "name --json", {}),
+    ("datasets fetch", _datasets_fetch, "download, verify and unpack a set", "name --root --yes", {}),
+    ("datasets check", _datasets_check, "count what is on disk against what should be there", "name --json --root", {}),
+    ("datasets audit", _datasets_audit, "look for near-duplicates and other traps", "name --json --root --out --html",
+     {"--out": {"help": "one row a pair"}}),
+    ("datasets split", _datasets_split, "show the folds; groups stay whole", "name --json --root --out", {}),
+    ("datasets cache", _datasets_cache, "tell where decoded images are kept", "--json --clear", {}),
+    ("phantom make", _phantom, "write simulated images in BUSI's layout", "--n --seed --size --scanner --out",
+     {"--seed": {"default": 0}, "--out": _FOLDER | {"required": True}}),
+    ("train", _train, "train a U-Net on all folds but one",
+     "--dataset --root --fold --preset --epochs --precision --seed --members --size --dropout --init-weights --out --log",
+     {"--fold": {"default": 5, "help": "held out (default 5)"},
+      "--size": {"default": None, "help": "side of the network's square"},
+      "--out": {"required": True, "metavar": "FILE", "help": "the trained segmenter, .npz"}}),
+    ("evaluate", _evaluate, "score a segmenter, or masks that another program drew",
+     "--dataset --root --fold --weights|--pred --name --size --native --out --json", {}),
+    ("predict", _predict, "write masks for image files",
+     "images --weights --out --overlay --recursive --overwrite --runtime --scheduler",
+     {"--out": _FOLDER | {"required": True}}),
+    ("benchmark run", _benchmark_run, "train methods on every set and score them on every other",
+     "spec --root --jobs --scheduler --out", {"--out": {"help": "one row an image and training"}}),
+    ("lessons list", _lessons_list, "list the lessons", "", {}),
+    ("lessons run", _lessons_run, "execute lessons headless", "lessons --out --notebooks --dataset --profile -p",
+     {"--out": _FOLDER | {"default": "build"}, "--dataset": {"required": False, "default": "phantom"}}),
+    ("lessons refresh", _lessons_run, "execute lessons and store their outputs in the notebooks",
+     "lessons --out --notebooks", {"--out": _FOLDER | {"default": "build"}}),
+    ("export", _export, "write a network as a file that needs no TensorFlow", "--weights --out --precision --images",
+     {"--weights": {"help": "shipped weights, or a file"},
+      "--out": {"required": True, "metavar": "FILE", "help": "ends in .onnx"},
+      "--precision": {"default": "float32", "choices": ["float32", "int8"], "help": "int8: a quarter of the size"}}),
+    ("app", _app, "serve the web page", "--weights --runtime --host --port",
+     {"--weights": {"required": False, "default": "busi-light", "help": "default: busi-light"}}),
+)  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -377,135 +465,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"busutils {busutils.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(group, name: str, run, text: str) -> argparse.ArgumentParser:
-        command = group.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run, command=name)
-        return command
-
-    group = commands.add_parser("datasets", help="public image sets").add_subparsers(metavar="WHAT", required=True)
-    parts = {}
-    for name, run, text in (
-        ("list", _datasets_list, "list the sets this package reads"),
-        ("info", _datasets_info, "what is known about one set"),
-        ("fetch", _datasets_fetch, "download, verify and unpack a set"),
-        ("check", _datasets_check, "count what is on disk against what should be there"),
-        ("audit", _datasets_audit, "look for near-duplicates and other traps"),
-        ("split", _datasets_split, "show the folds; groups stay whole"),
-        ("cache", _datasets_cache, "tell where decoded images are kept"),
-    ):
-        parts[name] = add(group, name, run, text)
-        if name not in ("list", "cache"):
-            parts[name].add_argument("name", metavar="NAME", help="such as busi")
-        if name != "fetch":
-            parts[name].add_argument("--json", action="store_true", help="for programs")
-        if name in ("fetch", "check", "audit", "split"):
-            parts[name].add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
-    parts["fetch"].add_argument("--yes", action="store_true", help="accept the licence")
-    parts["audit"].add_argument("--out", metavar="CSV")
-    parts["audit"].add_argument("--html", metavar="FILE", help="a page of pairs to look through")
-    parts["split"].add_argument("--out", metavar="CSV")
-    parts["cache"].add_argument("--clear", action="store_true", help="empty it")
-
-    group = commands.add_parser("phantom", help="simulated images").add_subparsers(metavar="WHAT", required=True)
-    command = add(group, "make", _phantom, "write simulated images in BUSI's layout")
-    command.add_argument("--n", type=int, default=120)
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--size", type=int, default=256)
-    command.add_argument("--scanner", default="clinic")
-    command.add_argument("--out", required=True)
-
-    command = add(commands, "train", _train, "train a U-Net on all folds but one")
-    _add_dataset(command)
-    command.add_argument("--fold", type=int, default=5, help="held out (default 5)")
-    command.add_argument("--preset", default="light", metavar="NAME", help="light, encoder or classic (default light)")
-    command.add_argument("--epochs", type=int, help="in place of the preset's")
-    command.add_argument(
-        "--precision",
-        choices=["float32", "mixed_bfloat16"],
-        help="mixed_bfloat16 is faster on processors that know the format, but for the preset encoder",
-    )
-    command.add_argument("--seed", type=int)
-    command.add_argument(
-        "--members", type=int, default=1, help="train as many, with seeds from --seed up, and join them"
-    )
-    command.add_argument("--size", type=int, help="side of the network's square")
-    command.add_argument("--dropout", type=float, help="at the bottleneck")
-    command.add_argument("--init-weights", metavar="WEIGHTS", help="begin with shipped weights or a file")
-    command.add_argument("--out", required=True, metavar="FILE", help="the trained segmenter, .npz")
-    command.add_argument("--log", metavar="CSV", help="loss, validation Dice and seconds of every epoch")
-
-    command = add(commands, "evaluate", _evaluate, "score a segmenter, or masks that another program drew")
-    _add_dataset(command)
-    command.add_argument("--fold", type=int, help="score this fold only")
-    how = command.add_mutually_exclusive_group(required=True)
-    how.add_argument("--weights", metavar="NAME", help="a K-Means preset, shipped weights, or a file")
-    how.add_argument("--pred", metavar="DIR", help="folder of masks <id>.png")
-    command.add_argument("--name", metavar="METHOD", help="what the method is called in the table")
-    command.add_argument("--size", type=int, default=256)
-    command.add_argument("--native", action="store_true", help="score at the images' own sizes too")
-    command.add_argument("--out", metavar="CSV", help="one row an image")
-    command.add_argument("--json", action="store_true")
-
-    command = add(commands, "predict", _predict, "write masks for image files")
-    command.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="pictures, clips, DICOM files, folders, or .txt lists of paths"
-    )
-    command.add_argument(
-        "--weights", required=True, metavar="NAME", help="a K-Means preset, shipped weights, or a file"
-    )
-    command.add_argument("--out", required=True, metavar="DIR")
-    command.add_argument("--overlay", action="store_true", help="also write images with the lesion's outline")
-    command.add_argument("--recursive", action="store_true", help="search folders of folders")
-    command.add_argument(
-        "--overwrite", action="store_true", help="replace what DIR holds; by default a stopped run is taken up again"
-    )
-    command.add_argument(
-        "--runtime",
-        default="auto",
-        choices=["auto", "onnx", "keras"],
-        help="what runs the network; auto takes the fastest that is installed",
-    )
-    command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, such as tcp://host:8786")
-
-    group = commands.add_parser("benchmark", help="compare methods").add_subparsers(metavar="WHAT", required=True)
-    command = add(group, "run", _benchmark_run, "train methods on every set and score them on every other")
-    command.add_argument("spec", metavar="YAML", help="methods, sources, targets, seeds, folds")
-    command.add_argument("--root", help="folder of the published folders; BUSUTILS_DATA_DIR by default")
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine")
-    command.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster instead, such as tcp://host:8786")
-    command.add_argument("--out", metavar="CSV", help="one row an image and training")
-    group = commands.add_parser("lessons", help="run the lessons").add_subparsers(metavar="WHAT", required=True)
-    add(group, "list", _lessons_list, "list the lessons")
-    for name, text in (
-        ("run", "execute lessons headless"),
-        ("refresh", "execute lessons and store their outputs in the notebooks"),
-    ):
-        command = add(group, name, _lessons_run, text)
-        command.add_argument("lessons", nargs="*", metavar="NN", help="numbers or names; all by default")
-        command.add_argument("--out", default="build", metavar="DIR")
-        command.add_argument("--notebooks", metavar="DIR", help="folder of the lessons")
-        command.set_defaults(parameters=[])
-        if name == "run":
-            command.add_argument("--dataset", default="phantom", metavar="NAME")
-            command.add_argument("--profile", choices=list(lessons.profiles()))
-            command.add_argument("-p", dest="parameters", action="append", metavar="name=value")
-
-    command = add(commands, "export", _export, "write a network as a file that needs no TensorFlow")
-    command.add_argument("--weights", required=True, metavar="NAME", help="shipped weights, or a file")
-    command.add_argument("--out", required=True, metavar="FILE", help="ends in .onnx")
-    command.add_argument(
-        "--precision", default="float32", choices=["float32", "int8"], help="int8: a quarter of the size"
-    )
-    command.add_argument(
-        "--images", metavar="NAME", help="int8: a set whose images measure the ranges, beside phantoms"
-    )
-
-    command = add(commands, "app", _app, "serve the web page")
-    command.add_argument("--weights", default="busi-light", metavar="NAME", help="default: busi-light")
-    command.add_argument("--runtime", default="auto", choices=["auto", "onnx", "keras"], help="default: auto")
-    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; default: 127.0.0.1")
-    command.add_argument("--port", type=int, default=7860)
+    groups: dict[str, Any] = {}
+    for words, run, text, options, own in _COMMANDS:
+        group, _, name = words.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = commands.add_parser(group, help=_GROUPS[group]).add_subparsers(
+                metavar="WHAT", required=True
+            )
+        command = groups.get(group, commands).add_parser(name, help=text, description=text)
+        command.set_defaults(run=run, command=name, parameters=[])
+        for option in options.split():
+            choices = option.split("|")
+            place = command.add_mutually_exclusive_group(required=True) if len(choices) > 1 else command
+            for choice in choices:
+                settings = {**_OPTIONS[choice], **own.get(choice, {})}
+                if len(choices) > 1:
+                    settings.pop("required", None)
+                place.add_argument(choice, **settings)
     return parser
 
 
