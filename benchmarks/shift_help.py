@@ -3,7 +3,7 @@
 Every help is tried alone on the shipped weights ``busi-light`` and ``busi-encoder``, which never saw the target:
 
 - ``without the cut-off``: regions of little confidence are kept; its bound was chosen at home;
-- ``mirrored`` and ``mirrored and stretched``: test-time augmentation;
+- ``mirrored``: the mean with the mirror image;
 - ``grey values 1 to 99 %``: every image stretched between these percentiles;
 - ``home's histogram``: every image's grey values matched to the mean quantiles of the training set;
 - ``local contrast``: CLAHE with scikit-image's settings;
@@ -128,7 +128,6 @@ def helps(
     cut = models.load_weights(weights).set_params(tta="none")
     tables = [score("as shipped, no TTA", cut, images), score(BASE, fresh(), images)]
     tables.append(score("mirrored", fresh().set_params(tta="mirror"), images))
-    tables.append(score("mirrored and stretched", fresh().set_params(tta="stretch"), images))
     for name, change in changes.items():
         tables.append(score(name, fresh(), np.stack([change(image) for image in images])))
     adapted = fresh()

@@ -268,7 +268,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
         (("folds: [5, 1]", "folds: []"), "folds must be a list with at least one entry"),
         (
             ("kind: constant", "kind: unet, tta: turned"),
-            "method constant: tta must be one of none, mirror, stretch, got 'turned'",
+            "method constant: tta must be none or mirror, got 'turned'",
         ),
         (("kind: constant", "kind: unet, init_weights: busi-lite"), "busi-lite need trained_on"),
         (("methods:", "methods: ["), "is not YAML"),

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 
 from busutils import datasets, evaluation, metrics, models
+from busutils.errors import BusutilsError
 from busutils.models import runtimes
 
 
 @pytest.fixture(scope="session")
 def cut(tiny_unet):
     """A U-Net with test-time augmentation and a confidence that drops some regions."""
-    segmenter = copy.deepcopy(tiny_unet).set_params(tta="stretch")
+    segmenter = copy.deepcopy(tiny_unet).set_params(tta="mirror")
     segmenter.min_confidence_ = 0.9
     return segmenter
 
@@ -191,3 +192,9 @@ def test_exports_draw_real_images_as_keras_does(weights, data_root, tmp_path):
         means[runtime] = table["dice"].mean()
     assert len(means) > 1
     assert max(means.values()) - min(means.values()) <= 0.002
+
+
+def test_a_network_run_by_onnx_is_not_saved_without_its_weights(exported, tmp_path):
+    with pytest.raises(BusutilsError, match="copy that file"):
+        models.load(exported).save(tmp_path / "empty.npz")
+    assert not (tmp_path / "empty.npz").exists()

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from sklearn.base import clone
 
 from busutils import datasets, evaluation, jobs, models, phantom

@@ -10,8 +10,7 @@ uses the file has to do as much; ``size, threshold, min_area, min_confidence`` a
    between pixel centres where it grows. Round to whole grey levels.
 3. Give it to the network as float32 ``(N, size, size, 1)``. No scaling: the network standardises each image itself.
 4. The answer, ``(N, size, size, 1)``, holds probabilities. With ``tta`` *mirror* take the mean with the mirror image's,
-   mirrored back; with *stretch* also those of both at 80 % of the height and of the width, see
-   :func:`busutils.models.tta.mean_over_tta`.
+   mirrored back.
 5. Resize the map to the image's own size by the rule of step 2, without rounding.
 6. Lesion is what is at or above ``threshold``. Fill holes. Drop regions (pixels that touch at corners belong together)
    smaller than ``min_area`` as a share of the image, and those whose most probable pixels, as many as a thousandth of the
@@ -116,6 +115,16 @@ class OnnxSegmenter(Segmenter):
 
     def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
         raise BusutilsError("an exported network cannot be trained: train a UNetSegmenter and export it")
+
+    def save(self, path: str | os.PathLike[str], *, half: bool = False) -> Path:
+        """Refused: the exported file is the saved network.
+
+        Raises
+        ------
+        BusutilsError
+            Always.
+        """
+        raise BusutilsError(f"this network is in {self.path} already: copy that file, or load with runtime='keras'")
 
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         return mean_over_tta(self._network_proba, squares, self.tta)

@@ -121,7 +121,7 @@ class UNetSegmenter(Segmenter):
         Share of the images, in whole groups, on which the threshold is chosen. With 0 it is one half.
     min_area : float, default 0.002
         Smaller predicted regions, as a share of the image, are dropped.
-    tta : {"none", "mirror", "stretch"}
+    tta : {"none", "mirror"}
         Test-time augmentation, see :func:`busutils.models.tta.mean_over_tta`.
     precision : str, default "float32"
         Keras' dtype policy; ``mixed_bfloat16`` halves the time on processors that know the format.
@@ -235,7 +235,7 @@ class UNetSegmenter(Segmenter):
             if getattr(self, name) < 1:
                 raise BusutilsError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.tta not in TTA:
-            raise BusutilsError(f"tta must be one of {', '.join(TTA)}, got {self.tta!r}")
+            raise BusutilsError(f"tta must be {' or '.join(TTA)}, got {self.tta!r}")
         if not 0 <= self.small_epochs <= self.epochs:
             raise BusutilsError(f"small_epochs must be between 0 and epochs ({self.epochs}), got {self.small_epochs}")
         if not 0 <= self.lesion_free < 1:
