@@ -228,7 +228,7 @@ def test_the_command_s_summary_and_exit_status(folder, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_likeness_must_find_mirrored_copies_and_tell_strangers_apart(capsys):
+def test_a_similarity_must_find_mirrored_duplicates_and_no_strangers(capsys):
     images = np.random.default_rng(0).random((2, 8, 8))
 
     def correlation(first, second):
@@ -309,20 +309,20 @@ def test_a_network_of_one_s_own_is_scored_on_every_set(capsys):
 
 
 def test_training_sets_grow_as_asked_and_hold_no_test_image(capsys):
-    train, foreign, test = (datasets.load("phantom", n=8, size=64, seed=seed) for seed in range(3))
+    train, other, test = (datasets.load("phantom", n=8, size=64, seed=seed) for seed in range(3))
 
     def says(enlarged):
-        return judged(capsys, checks.check_enlarged, {2: enlarged}, train, foreign, {"away": test})
+        return judged(capsys, checks.check_enlarged, {2: enlarged}, train, other, {"away": test})
 
-    assert says(datasets.concatenate(train, foreign.subset([0, 1]))) == "✓"
+    assert says(datasets.concatenate(train, other.subset([0, 1]))) == "✓"
     assert says(None) == "·"
-    assert "3 were added" in says(datasets.concatenate(train, foreign.subset([0, 1, 2])))
+    assert "3 were added" in says(datasets.concatenate(train, other.subset([0, 1, 2])))
     assert "2 groups of the test set 'away'" in says(datasets.concatenate(train, test.subset([0, 1])))
-    assert "1 of home's training images are gone" in says(
-        datasets.concatenate(train.subset(range(7)), foreign.subset([0, 1]))
+    assert "1 of the first training images are gone" in says(
+        datasets.concatenate(train.subset(range(7)), other.subset([0, 1]))
     )
     strangers = datasets.load("phantom", n=2, size=64, seed=9)
-    assert "neither from home" in says(datasets.concatenate(train, strangers))
+    assert "in neither of the two" in says(datasets.concatenate(train, strangers))
     assert "needs a set" in says([1, 2])
 
 

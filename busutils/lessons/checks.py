@@ -137,12 +137,12 @@ def check_split(train_groups: Any, test_groups: Any) -> None:
 
 
 def check_similarity(function: Callable[[np.ndarray, np.ndarray], float | None], images: np.ndarray) -> None:
-    """Check a likeness of two images that is to find mirrored copies as well.
+    """Check a similarity of two images that is to find mirrored duplicates as well.
 
     Parameters
     ----------
     function : callable
-        Takes two (H, W) arrays and returns a number, 1 for copies.
+        Takes two (H, W) arrays and returns a number, 1 for duplicates.
     images : (N, H, W) ndarray
         The first two are to show different scenes.
     """
@@ -154,10 +154,10 @@ def check_similarity(function: Callable[[np.ndarray, np.ndarray], float | None],
         return
     for name in ("itself", "its mirror image"):
         if not abs(float(got[name]) - 1) < 1e-6:
-            raise ExerciseError(f"the likeness of an image and {name} must be 1, got {float(got[name]):.3f}")
+            raise ExerciseError(f"the similarity of an image and {name} must be 1, got {float(got[name]):.3f}")
     if float(got["an image of another scene"]) > 0.99:
-        raise ExerciseError("two images of different scenes count as copies, too")
-    _say_right("mirrored copies are found, strangers are not")
+        raise ExerciseError("two images of different scenes count as duplicates, too")
+    _say_right("mirrored duplicates are found, strangers are not")
 
 
 def check_edit(answer: Any, image: np.ndarray, where: np.ndarray) -> None:
@@ -286,15 +286,15 @@ def _own_names(values: np.ndarray) -> set[str]:
     return {str(value).split(":", 1)[-1] for value in values}
 
 
-def check_enlarged(sets: Mapping[int, Any], train: Any, foreign: Any, tests: Mapping[str, Any]) -> None:
-    """Check training sets that were enlarged by some foreign images.
+def check_enlarged(sets: Mapping[int, Any], train: Any, other: Any, tests: Mapping[str, Any]) -> None:
+    """Check training sets that were enlarged by some images of another set.
 
     Parameters
     ----------
     sets : mapping of int to LesionDataset or None
-        Number of foreign images → the whole training set.
-    train, foreign : LesionDataset
-        Home's training images, and those to draw from.
+        Number of added images → the whole training set.
+    train, other : LesionDataset
+        The training images, and those to draw from.
     tests : mapping of str to LesionDataset
         Sets that are kept for the test.
     """
@@ -311,10 +311,10 @@ def check_enlarged(sets: Mapping[int, Any], train: Any, foreign: Any, tests: Map
             if shared := groups & _own_names(test.groups):
                 raise ExerciseError(f"{number} images: {len(shared)} groups of the test set {name!r} are in training")
         if lost := len(_own_names(train.ids) - ids):
-            raise ExerciseError(f"{number} images: {lost} of home's training images are gone")
+            raise ExerciseError(f"{number} images: {lost} of the first training images are gone")
         added = ids - _own_names(train.ids)
-        if strange := added - _own_names(foreign.ids):
-            raise ExerciseError(f"{number} images: {sorted(strange)[0]!r} is neither from home nor from the other set")
+        if strange := added - _own_names(other.ids):
+            raise ExerciseError(f"{number} images: {sorted(strange)[0]!r} is in neither of the two sets")
         if len(added) != number:
             raise ExerciseError(f"{number} images: {len(added)} were added")
     _say_right("the training sets grow as asked, and no test image is in them")
@@ -363,7 +363,7 @@ def check_twins(answer: Any, groups: np.ndarray, test: np.ndarray) -> None:
         return
     _, where, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if abs(answer - (counts[where][test] > 1).mean()) <= 1e-3:
-        raise ExerciseError("twins within the test part do not leak: look for twins among the rest only")
+        raise ExerciseError("near-duplicates within the test part do not leak: look among the rest only")
     if abs(answer - np.isin(groups[rest], groups[test]).mean()) <= 1e-3:
         raise ExerciseError("that is the share of the rest: the share of the *test* images is asked for")
     raise ExerciseError(f"{answer:.4g} is not that share: np.isin compares groups; leaky.groups has one an image")
