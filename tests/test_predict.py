@@ -523,6 +523,7 @@ def constant(tmp_path):
     return str(fitted.save(tmp_path / "constant.npz"))
 
 
+@pytest.mark.slow  # a worker is killed
 def test_a_cluster_that_loses_a_worker_writes_the_same(tmp_path, constant, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     monkeypatch.chdir(tmp_path)

@@ -333,6 +333,7 @@ def test_fit_on_trains_once(tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow  # killed by time
 def test_a_killed_training_ends_in_the_same_weights(tmp_path):
     """The process is killed outright within an epoch, and the same command run again."""
     train = [sys.executable, "-m", "busutils.cli", "train", "--dataset", "phantom?n=40&size=32", "--size", "32"]
