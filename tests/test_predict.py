@@ -1,4 +1,5 @@
 import csv
+import itertools
 import random
 import shutil
 import subprocess
@@ -510,6 +511,36 @@ def test_k_means_does_not_wait_for_keras_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(models.KMeansSegmenter, "_square_proba", lambda self, s: (both.wait(20), s / 255.0)[1])
     files = sorted(images_in(tmp_path / "in", 2 * run._BATCH).iterdir())
     assert len(list(predict_files(models.KMeansSegmenter("textbook"), files, tmp_path / "out"))) == len(files)
+
+
+def test_reading_segmenting_and_writing_overlap(tmp_path, monkeypatch):
+    """The first image is not segmented before a later one is read, nor written before a later one is segmented."""
+    n_read, n_segmented = itertools.count(1), itertools.count(1)
+    later_read, later_segmented = threading.Event(), threading.Event()
+
+    class Parallel(Bright):
+        thread_safe = True
+
+        def _square_proba(self, squares):
+            assert later_read.wait(60)
+            if next(n_segmented) == 2:
+                later_segmented.set()
+            return squares / 255.0
+
+    def read(path, read_images=run.read_images):
+        if next(n_read) == 3:
+            later_read.set()
+        return read_images(path)
+
+    def add(self, row, outputs, add=run.Record.add):
+        assert later_segmented.wait(60)
+        add(self, row, outputs)
+
+    monkeypatch.setattr(run, "read_images", read)
+    monkeypatch.setattr(run.Record, "add", add)
+    monkeypatch.setattr(run.joblib, "cpu_count", lambda: 2)
+    files = sorted(images_in(tmp_path / "in", 6).iterdir())
+    assert len(list(predict_files(Parallel(), files, tmp_path / "out"))) == 6
 
 
 # -- runtimes and clusters ------------------------------------------------------------------------------------
