@@ -48,6 +48,8 @@ class Source:
         Absolute.
     version : list of int
         Size in bytes and time of the last change; empty if the file is missing.
+    file : str
+        As it was named by whoever asked.
     name : str
         Of its results: ``<name>_mask.png``, or for frames ``<name>_f0001_mask.png`` and so on.
     lines : list of str
@@ -60,20 +62,21 @@ class Source:
 
     path: str
     version: list[int]
+    file: str = ""
     name: str = ""
     lines: list[str] = dataclasses.field(default_factory=list)
     outputs: dict[str, str] = dataclasses.field(default_factory=dict)
     done: bool = False
 
     @classmethod
-    def of(cls, file: Path) -> Source:
+    def of(cls, file: str | os.PathLike[str]) -> Source:
         """Look at an input file."""
         path = os.path.abspath(file)
         try:
             status = os.stat(path)
         except (OSError, ValueError):
-            return cls(path, [])
-        return cls(path, [status.st_size, status.st_mtime_ns])
+            return cls(path, [], os.fspath(file))
+        return cls(path, [status.st_size, status.st_mtime_ns], os.fspath(file))
 
 
 def _line(values: Iterable[Any]) -> str:

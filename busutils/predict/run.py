@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,24 +34,17 @@ _LONGEST_NAME = 160  # bytes; file systems take 255 for the whole name
 _LOOKS_LIKE_A_FRAME = re.compile(r"_f\d{4,}$")
 
 
-class _Task(NamedTuple):
-    """A file to be segmented: as it was named, and what is known of it."""
-
-    file: Path
-    source: Source
-
-
 class _Read(NamedTuple):
     """An image of a file, or why there is none."""
 
-    task: _Task
+    source: Source
     image: Image | DatasetError
 
 
 class _Made(NamedTuple):
     """A row, and the content of its files in the order in which to write them."""
 
-    task: _Task
+    source: Source
     row: Prediction
     outputs: dict[str, bytes]
 
@@ -59,23 +52,23 @@ class _Made(NamedTuple):
 # -- reading and segmenting ----------------------------------------------------------------------------------
 
 
-def _read_ahead(tasks: Iterable[_Task], pool: ThreadPoolExecutor) -> Iterator[_Read]:
+def _read_ahead(sources: Iterable[Source], pool: ThreadPoolExecutor) -> Iterator[_Read]:
     """Images of all files in order, or a file's error; the next files are read meanwhile, one image of each."""
-    todo = iter(tasks)
-    waiting: deque[tuple[_Task, Iterator[Image], Future]] = deque()
+    todo = iter(sources)
+    waiting: deque[tuple[Source, Iterator[Image], Future]] = deque()
     while True:
-        for task in itertools.islice(todo, _FILES_AHEAD - len(waiting)):
-            images = read_images(task.file)
-            waiting.append((task, images, pool.submit(next, images, None)))
+        for source in itertools.islice(todo, _FILES_AHEAD - len(waiting)):
+            images = read_images(Path(source.file))
+            waiting.append((source, images, pool.submit(next, images, None)))
         if not waiting:
             return
-        task, images, coming = waiting.popleft()
+        source, images, coming = waiting.popleft()
         try:
             while (image := coming.result()) is not None:
                 coming = pool.submit(next, images, None)
-                yield _Read(task, image)
+                yield _Read(source, image)
         except DatasetError as error:
-            yield _Read(task, error)
+            yield _Read(source, error)
 
 
 class _Worker:
@@ -91,20 +84,20 @@ class _Worker:
         with self.turn:
             probs = iter(self.segmenter.predict_proba(images) if images else [])
         made = []
-        for task, image in batch:
+        for source, image in batch:
             if isinstance(image, Image):
-                made.append(self._finish(task, image, next(probs)))
+                made.append(self._finish(source, image, next(probs)))
             else:
-                made.append(_Made(task, Prediction(file=one_line(task.file), error=one_line(str(image))), {}))
+                made.append(_Made(source, Prediction(file=one_line(source.file), error=one_line(str(image))), {}))
         return made
 
-    def _finish(self, task: _Task, image: Image, prob: np.ndarray) -> _Made:
+    def _finish(self, source: Source, image: Image, prob: np.ndarray) -> _Made:
         (mask,) = self.segmenter.masks_from([prob])
-        name = task.source.name + ("" if image.frame is None else f"_f{image.frame:04d}")
+        name = source.name + ("" if image.frame is None else f"_f{image.frame:04d}")
         outputs = {f"{name}_overlay.png": overlay_png(image.pixels, mask)} if self.overlay else {}
         outputs[f"{name}_mask.png"] = mask_png(mask)
-        row = describe(task.file, f"{name}_mask.png", image, prob, mask, self.segmenter.threshold_)
-        return _Made(task, row, outputs)
+        row = describe(source.file, f"{name}_mask.png", image, prob, mask, self.segmenter.threshold_)
+        return _Made(source, row, outputs)
 
 
 _LOADING = threading.Lock()
@@ -200,12 +193,12 @@ def predict_files(
     out.mkdir(parents=True, exist_ok=True)
     with only_run(out), ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(joblib.cpu_count()) as cores:
         record = Record(out)
-        tasks = _todo(record, files, settings, overlay, overwrite)
+        todo = _todo(record, files, settings, overlay, overwrite)
         submit, segment = cores.submit, _Worker(segmenter, overlay).segment
         if client is not None:
             submit = functools.partial(client.submit, pure=False)
             segment = functools.partial(_segment_there, weights, settings["runtime"], settings["content"], overlay)
-        read = _read_ahead(tasks, readers)
+        read = _read_ahead(todo, readers)
         size = 1 if segmenter.thread_safe else _BATCH
         batches = iter(lambda: list(itertools.islice(read, size)), [])
 
@@ -214,9 +207,9 @@ def predict_files(
 
         # What a worker of a cluster had under way when it died is given to another one by the cluster.
         results = jobs.in_order(submit, segment, batches, ahead=ahead)
-        with contextlib.closing(results), record.writing(settings, [task.source for task in tasks]):
-            for task, images in itertools.groupby(itertools.chain.from_iterable(results), lambda made: made.task):
-                record.begin(task.source)
+        with contextlib.closing(results), record.writing(settings, todo):
+            for source, images in itertools.groupby(itertools.chain.from_iterable(results), lambda made: made.source):
+                record.begin(source)
                 for _, row, outputs in images:
                     record.add(row, outputs)
                     yield row
@@ -226,7 +219,7 @@ def predict_files(
 
 def _todo(
     record: Record, files: Iterable[str | os.PathLike[str]], settings: dict[str, str], overlay: bool, overwrite: bool
-) -> list[_Task]:
+) -> list[Source]:
     """Which files are to be segmented, and the names of their results; refuse what would mix or overwrite."""
     before = record.settings
     if overwrite:
@@ -237,23 +230,24 @@ def _todo(
             f"{record.out} holds predictions made with other weights, settings or runtime ({known}): "
             "give another folder, or --overwrite to replace them"
         )
-    tasks: dict[str, _Task] = {}
-    for file in map(Path, files):
+    sources: dict[str, Source] = {}
+    for file in files:
         source = Source.of(file)
-        tasks.setdefault(source.path, _Task(file, source))
-    _name_results(tasks, {path: source.name for path, source in record.sources.items()})
-    todo = [task for task in tasks.values() if not record.has(task.source, overlay)]
-    record.check({task.source.name for task in todo}, overlay)
+        sources.setdefault(source.path, source)
+    _name_results(sources.values(), {path: source.name for path, source in record.sources.items()})
+    todo = [source for source in sources.values() if not record.has(source, overlay)]
+    record.check({source.name for source in todo}, overlay)
     if overwrite:
         record.clear()
     return todo
 
 
-def _name_results(tasks: dict[str, _Task], known: dict[str, str]) -> None:
+def _name_results(sources: Collection[Source], known: dict[str, str]) -> None:
     """Name each file's results; no two are equal, even where upper and lower case are one."""
-    counts = Counter(task.file.stem.casefold() for task in tasks.values())
+    counts = Counter(Path(source.file).stem.casefold() for source in sources)
     owners = {name.casefold(): path for path, name in known.items()}
-    for path, (file, source) in tasks.items():
+    for source in sources:
+        file, path = Path(source.file), source.path
         name = file.stem
         if counts[name.casefold()] > 1 or _LOOKS_LIKE_A_FRAME.search(name):
             name = f"{file.parent.name}_{name}_{file.suffix[1:]}"
