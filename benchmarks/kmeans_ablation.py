@@ -239,7 +239,7 @@ def main() -> None:
         score,
         tasks,
         parts=[PRESETS, WEIGHTS, list(FEATURES)],
-        ending=".csv",
+        suffix=".csv",
         n_jobs=given.n_jobs,
         progress=True,
     )

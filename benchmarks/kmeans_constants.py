@@ -103,7 +103,7 @@ def main() -> None:
     dataset = dataset.subset(chosen)
     folds, groups = dataset.folds(), dataset.groups
     pairs = list(zip(*dataset.load_arrays(256), strict=True))
-    run = partial(jobs.run, n_jobs=given.n_jobs, ending=".npz")
+    run = partial(jobs.run, n_jobs=given.n_jobs, suffix=".npz")
     others = [PRESETS["best"][name] for name in ("k", "openings")]
 
     def described(images: list[tuple[np.ndarray, np.ndarray]], median: int, background: float) -> list[dict]:

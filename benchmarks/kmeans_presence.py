@@ -82,7 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     options = {name: value for name, value in PRESETS["best"].items() if name not in ("reject", "contour")}
     parts = [options, WEIGHTS["full"], list(FEATURES)]
-    run = partial(jobs.run, "kmeans-presence", describe, parts=parts, ending=".npz", n_jobs=given.n_jobs)
+    run = partial(jobs.run, "kmeans-presence", describe, parts=parts, suffix=".npz", n_jobs=given.n_jobs)
 
     busbra = datasets.load("bus-bra", root=given.root)
     busbra = busbra.subset(np.isin(busbra.folds(), (1, 2, 3, 4)))

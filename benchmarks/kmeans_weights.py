@@ -113,7 +113,7 @@ def main() -> None:
         partial(describe, preset=given.preset),
         list(zip(images, masks, strict=True)),
         parts=[options, list(FEATURES)],
-        ending=".npz",
+        suffix=".npz",
         n_jobs=given.n_jobs,
         progress=True,
     )

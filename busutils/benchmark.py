@@ -314,7 +314,7 @@ def run_benchmark(
                     scorings += [scoring | {"block": (i, min(i + BLOCK, len(sets[target])))} for i in starts]
     options = {"n_jobs": n_jobs, "client": client, "progress": progress}
     jobs.run("train", _train_step, trainings, **options)
-    tables = jobs.run("score", _score_step, scorings, ending=".csv", **options)
+    tables = jobs.run("score", _score_step, scorings, suffix=".csv", **options)
     rows = []
     for task, table in zip(scorings, tables, strict=True):
         # The training set of this run, or what shaped the method before.

@@ -430,7 +430,7 @@ _COMMANDS: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str, dict[
     ("datasets audit", _datasets_audit, "look for near-duplicates and other traps", "name --json --root --out --html",
      {"--out": {"help": "one row a pair"}}),
     ("datasets split", _datasets_split, "show the folds; groups stay whole", "name --json --root --out", {}),
-    ("datasets cache", _datasets_cache, "tell where decoded images are kept", "--json --clear", {}),
+    ("datasets cache", _datasets_cache, "where decoded images are kept", "--json --clear", {}),
     ("phantom make", _phantom, "write simulated images in BUSI's layout", "--n --seed --size --scanner --out",
      {"--seed": {"default": 0}, "--out": _FOLDER | {"required": True}}),
     ("train", _train, "train a U-Net on all folds but one",

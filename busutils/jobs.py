@@ -58,7 +58,7 @@ def peak_memory_mb(*, children: bool = False) -> float:
     Returns
     -------
     float
-        MB; NaN where the system does not tell (Windows).
+        MB; NaN where the system does not say (Windows).
     """
     try:
         import resource
@@ -80,7 +80,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields
     ------
     pathlib.Path
-        A path in the same folder with the same ending, to be written by the block.
+        A path in the same folder with the same suffix, to be written by the block.
 
     Examples
     --------
@@ -290,7 +290,7 @@ def _read(path: Path) -> Any:
 
 
 _MISSING = "\\N"
-_ENDINGS = (".json", ".csv", ".npz")
+_SUFFIXES = (".json", ".csv", ".npz")
 
 
 def run(
@@ -300,7 +300,7 @@ def run(
     *,
     parts: Any = None,
     keep: bool = True,
-    ending: str = ".json",
+    suffix: str = ".json",
     folder: str | os.PathLike[str] | None = None,
     n_jobs: int = 1,
     client: Any = None,
@@ -321,7 +321,7 @@ def run(
         Further content on which the results depend, such as options bound into `step`.
     keep : bool, default True
         Keep results in files. Without it nothing is written and nothing can be resumed.
-    ending : {".json", ".csv", ".npz"}
+    suffix : {".json", ".csv", ".npz"}
         The kind of result: plain values, a data frame, or a mapping of arrays.
     folder : path-like, optional
         Where results are kept; ``jobs`` in :func:`cache_dir` by default.
@@ -341,7 +341,7 @@ def run(
     Raises
     ------
     ValueError
-        If `ending` is none of the three.
+        If `suffix` is none of the three.
 
     Examples
     --------
@@ -352,14 +352,14 @@ def run(
     >>> first, again
     ([9], [9])
     """
-    if ending not in _ENDINGS:
-        raise ValueError(f"ending must be one of {', '.join(_ENDINGS)}, got {ending!r}")
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"suffix must be one of {', '.join(_SUFFIXES)}, got {suffix!r}")
     from tqdm import tqdm
 
     items = list(items)
     folder = Path(folder or cache_dir() / "jobs")
     code = code_key(step) if keep else ""
-    paths = [folder / f"{name}-{content_key(code, parts, item)[:20]}{ending}" if keep else None for item in items]
+    paths = [folder / f"{name}-{content_key(code, parts, item)[:20]}{suffix}" if keep else None for item in items]
     results: dict[int, Any] = {}
     for index, path in enumerate(paths):
         if path is not None and path.exists():

@@ -71,7 +71,7 @@ def test_every_kind_of_result_is_computed_once_and_comes_back_the_same(tmp_path,
         calls.append(item)
         return value
 
-    (first,), (again,) = (jobs.run("step", compute, [1], ending=ending, folder=tmp_path) for _ in range(2))
+    (first,), (again,) = (jobs.run("step", compute, [1], suffix=ending, folder=tmp_path) for _ in range(2))
     assert calls == [1]
     if ending == ".csv":
         pd.testing.assert_frame_equal(first, value)
@@ -79,8 +79,8 @@ def test_every_kind_of_result_is_computed_once_and_comes_back_the_same(tmp_path,
     else:
         np.testing.assert_equal(first, value)
         np.testing.assert_equal(again, value)
-    with pytest.raises(ValueError, match="ending must be one of"):
-        jobs.run("step", compute, [1], ending=".pkl", folder=tmp_path)
+    with pytest.raises(ValueError, match="suffix must be one of"):
+        jobs.run("step", compute, [1], suffix=".pkl", folder=tmp_path)
 
 
 def test_a_damaged_result_is_computed_anew(tmp_path):
@@ -91,10 +91,10 @@ def test_a_damaged_result_is_computed_anew(tmp_path):
 
 
 def test_a_truncated_archive_is_computed_anew(tmp_path):
-    jobs.run("step", lambda x: {"x": np.zeros(99)}, [1], ending=".npz", folder=tmp_path)
+    jobs.run("step", lambda x: {"x": np.zeros(99)}, [1], suffix=".npz", folder=tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    (result,) = jobs.run("step", lambda x: {"x": np.ones(3)}, [1], ending=".npz", folder=tmp_path)
+    (result,) = jobs.run("step", lambda x: {"x": np.ones(3)}, [1], suffix=".npz", folder=tmp_path)
     assert result["x"].tolist() == [1, 1, 1]
 
 
@@ -199,7 +199,7 @@ def test_a_kept_table_comes_back_with_its_types(tmp_path):
             "label": ["x", None, "nan", 'a,"b"'],
         }
     )
-    (kept,) = jobs.run("table", lambda _: table, [1], ending=".csv", folder=tmp_path)
+    (kept,) = jobs.run("table", lambda _: table, [1], suffix=".csv", folder=tmp_path)
     pd.testing.assert_frame_equal(kept, table)
 
 

@@ -125,7 +125,7 @@ def compare_methods(
     Returns
     -------
     pandas.DataFrame
-        The methods' tables below each other, told apart by the column ``method``.
+        The methods' tables below each other, with a column ``method``.
     """
     tables = [
         evaluate(segmenter, dataset, size, native=native).assign(method=name) for name, segmenter in methods.items()

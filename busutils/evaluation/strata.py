@@ -1,4 +1,4 @@
-"""What a lesion is like: descriptors by which scores are told apart, such as its size, its contrast and the scanner."""
+"""What a lesion is like: descriptors by which scores are compared, such as its size, its contrast and the scanner."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_size_band(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def lesion_contrast(image: np.ndarray, mask: np.ndarray, *, rim: int = 3) -> float:
-    """How well grey values alone tell a lesion from what is around it: the generalised contrast-to-noise ratio.
+    """How well grey values alone separate a lesion from what is around it: the generalised contrast-to-noise ratio.
 
     One minus the overlap of two histograms: that of the lesion, and that of as many pixels around it, the nearest ones. It
     does not care whether the lesion is the darker part, nor how the scanner maps echoes to grey values.
@@ -85,7 +85,7 @@ def lesion_contrast(image: np.ndarray, mask: np.ndarray, *, rim: int = 3) -> flo
 
 
 def add_descriptors(table: pd.DataFrame, dataset: LesionDataset, size: int = 256) -> pd.DataFrame:
-    """Add what is known about each lesion: ``size``, ``gcnr``, ``contrast`` and, where the set tells, ``scanner``.
+    """Add what is known about each lesion: ``size``, ``gcnr``, ``contrast`` and, where the set says so, ``scanner``.
 
     Parameters
     ----------
@@ -112,13 +112,13 @@ def add_descriptors(table: pd.DataFrame, dataset: LesionDataset, size: int = 256
     if not len(dataset):
         raise EvaluationError(f"none of the table's images ({table['id'].iloc[0]}, …) is in {dataset.name}")
     images, masks = dataset.load_arrays(size)
-    told = pd.DataFrame(
+    found = pd.DataFrame(
         {
             "gcnr": [lesion_contrast(image, mask) for image, mask in zip(images, masks, strict=True)],
             "scanner": [record.extras.get("scanner", record.extras.get("device")) for record in dataset],
         },
         index=dataset.ids,
     )
-    told["contrast"] = pd.cut(told["gcnr"], [-1, 0.55, 0.75, 1], labels=list(CONTRAST_BANDS))
-    known = ids.isin(told.index)
-    return add_size_band(table[known]).assign(**{name: told[name].loc[ids[known]].array for name in told})
+    found["contrast"] = pd.cut(found["gcnr"], [-1, 0.55, 0.75, 1], labels=list(CONTRAST_BANDS))
+    known = ids.isin(found.index)
+    return add_size_band(table[known]).assign(**{name: found[name].loc[ids[known]].array for name in found})

@@ -45,10 +45,10 @@ def _to_be_done(text: str) -> None:
     print(f"· to be done: {text}")
 
 
-def _number(answer: Any, told: str = "the answer") -> float:
+def _number(answer: Any, what: str = "the answer") -> float:
     """Read an answer as one number."""
     if isinstance(answer, bool) or not isinstance(answer, numbers.Real | np.number):
-        raise ExerciseError(f"{told} must be one number, got {type(answer).__name__}")
+        raise ExerciseError(f"{what} must be one number, got {type(answer).__name__}")
     return float(answer)
 
 
@@ -335,9 +335,9 @@ def check_mean_iou(answer: Any, *, accuracy: float, precision: float, recall: fl
     if abs(answer - (lesion + background) / 2) <= 2e-3:
         _say_right("right")
         return
-    for value, told in ((lesion, "the lesion's IoU alone"), (background, "the background's IoU alone")):
+    for value, name in ((lesion, "the lesion's IoU alone"), (background, "the background's IoU alone")):
         if abs(answer - value) <= 2e-3:
-            raise ExerciseError(f"that is {told}: the mean of the two is asked for")
+            raise ExerciseError(f"that is {name}: the mean of the two is asked for")
     raise ExerciseError(f"{answer:.4g} is not the mean of the two IoUs: repeat the calculation above with these scores")
 
 

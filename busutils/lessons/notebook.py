@@ -82,7 +82,7 @@ def read_table(name: str) -> pd.DataFrame | None:
     Parameters
     ----------
     name : str
-        Of the file without its ending, such as ``"matrix"``.
+        Of the file without its suffix, such as ``"matrix"``.
 
     Returns
     -------
