@@ -4,8 +4,8 @@ BUS-BRA has no normal images, so that three stand-ins teach what is chosen where
 candidate away from the lesion, the choice in crops beside the lesion, and the choice in normal phantoms. On the other
 side stand the chosen regions that hit a lesion, of BUS-BRA and of phantoms. Printed and written to
 figures/kmeans_presence.csv, on held-out folds and for several thresholds: the Dice that BUS-BRA loses, and the share of
-each stand-in that is rejected. The threshold in use is the highest that costs at most 0.01 of Dice. Prints the table
-to put into ``busutils.models.kmeans.WEIGHTS``.
+each stand-in that is rejected. The threshold in use is the highest that costs at most 0.01 of Dice. Writes the weights
+into busutils/models/kmeans_ranking.json.
 
 Usage: python benchmarks/kmeans_presence.py [--root FOLDER] [--n-jobs N]
 """
@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from _common import FIGURES, command_line, write_table
-from kmeans_weights import candidate_dice
+from kmeans_weights import candidate_dice, keep
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -35,7 +35,7 @@ AWAY = 0.05  # Dice below which a candidate has nothing to do with the lesion
 def describe(item: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
     """Features and Dice of the chosen region of one image, and of the best one away from its lesion."""
     image, mask = item
-    done = KMeansSegmenter("best", reject=0.0, contour="none")._run(image)
+    done = KMeansSegmenter("best", reject=0.0, voters=1, contour="none")._run(image)
     if not done.get("regions"):
         return {"chosen": np.zeros((0, len(FEATURES))), "away": np.zeros((0, len(FEATURES))), "dice": np.zeros(0)}
     table = np.stack([done["features"][name] for name in FEATURES], axis=1)
@@ -80,7 +80,7 @@ def chance(table: np.ndarray, weights: dict[str, float]) -> np.ndarray:
 def main() -> None:
     parser = command_line(__doc__, "n_jobs", "root")
     given = parser.parse_args()
-    options = {name: value for name, value in PRESETS["best"].items() if name not in ("reject", "contour")}
+    options = {name: value for name, value in PRESETS["best"].items() if name not in ("reject", "contour", "voters")}
     parts = [options, WEIGHTS["full"], list(FEATURES)]
     run = partial(jobs.run, "kmeans-presence", describe, parts=parts, suffix=".npz", n_jobs=given.n_jobs)
 
@@ -141,10 +141,7 @@ def main() -> None:
     print(f"highest threshold that costs at most {COST} of Dice: {table.loc[cheap, 'reject'].max():.2f}")
     write_table(table.round(4), FIGURES / "kmeans_presence.csv")
     weights = fit([part[0] for part in hits.values()], [part[0] for part in nothing.values()])
-    print('    "presence": {')
-    for name, weight in weights.items():
-        print(f'        "{name}": {weight:.4g},')
-    print("    },")
+    keep({"presence": weights})
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from busutils import datasets, metrics
 from busutils.models import KMeansSegmenter, load
 from busutils.models.kmeans import (
     PRESETS,
+    TREES,
     WEIGHTS,
     flatten_background,
     kmeans_1d,
-    kmeans_vectors,
-    local_texture,
     speckle_filter,
 )
 from busutils.models.regions import (
     FEATURES,
+    Trees,
     candidate_regions,
     oracle,
     random_walker_contour,
@@ -116,52 +116,6 @@ def test_kmeans_1d_says_what_is_wrong(values, k, message):
 # -- clustering of vectors -----------------------------------------------------------------------------------
 
 
-def test_vectors_of_grey_alone_are_the_exact_clusters():
-    image = speckle_filter(scene(2, 128)[0], 5)
-    labels = kmeans_vectors(image, np.zeros(image.shape), 3, position=0)
-    exact = np.searchsorted(kmeans_1d(image, 3).thresholds, image, side="left")
-    # The centres come from a quarter of the pixels.
-    assert (labels == exact).mean() > 0.97
-
-
-def test_texture_and_place_part_what_grey_levels_cannot():
-    image = np.full((64, 64), 100, np.uint8)
-    image[:, 32:] = np.where(np.indices((64, 32)).sum(axis=0) % 2, 60, 140)
-    texture = local_texture(image, 7)
-    assert texture[32, 10] == 0 and texture[32, 50] == pytest.approx(40, abs=0.1)
-    labels = kmeans_vectors(speckle_filter(image, 9), texture, 2, position=0)
-    # Off the seam, whose windows see both sides.
-    assert (labels[:, :28] == labels[0, 0]).all() and (labels[:, 36:] != labels[0, 0]).all()
-    # Two dark squares of one grey level are two clusters only where the place counts.
-    squares = np.full((64, 64), 150.0)
-    squares[4:16, 4:16] = squares[48:60, 48:60] = 20
-    with_place = kmeans_vectors(squares, np.zeros_like(squares), 3, position=2)
-    without = kmeans_vectors(squares, np.zeros_like(squares), 3, position=0)
-    assert with_place[10, 10] != with_place[54, 54]
-    assert without[10, 10] == without[54, 54] == 0
-
-
-def test_vector_clusters_are_numbered_from_dark_to_bright_and_repeat():
-    image = scene(1, 64)[0]
-    labels = kmeans_vectors(image, local_texture(image), 5)
-    means = [image[labels == number].mean() for number in range(5)]
-    assert (np.diff(means) > 0).all() and labels.dtype == np.uint8
-    np.testing.assert_array_equal(labels, kmeans_vectors(image, local_texture(image), 5))
-    assert not kmeans_vectors(np.full((9, 9), 7), np.zeros((9, 9)), 3).any()
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_can_cluster_vectors(preset):
-    image, mask = scene()
-    segmenter = KMeansSegmenter(preset, clustering="vectors")
-    pred = segmenter.predict(image[None])[0]
-    assert pred.any() and pred.shape == mask.shape
-    assert segmenter.steps(image)["clusters"].max() == max(PRESETS[preset]["k"]) - 1
-    if preset != "textbook":
-        assert metrics.dice(mask, pred) > 0.7
-    assert not segmenter.predict(np.full((1, 40, 40), 90, np.uint8)).any()
-
-
 # -- filters -------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +199,7 @@ def test_score_refuses_an_unknown_feature():
 
 
 def test_every_weight_names_a_feature():
-    assert set(WEIGHTS) == {"plain", "full", "presence"}
+    assert set(WEIGHTS) == {"rules", "plain", "full", "presence"}
     for weights in WEIGHTS.values():
         assert set(weights) <= {*FEATURES, "intercept"}
 
@@ -315,6 +269,7 @@ def test_each_preset_beats_the_one_before_on_depth_and_shadow():
     assert scores["textbook"] < 0.45
     assert scores["improved"] > 0.85
     assert scores["best"] > 0.9
+    assert scores["rules"] > 0.8
 
 
 def test_improved_beats_the_textbook_on_simulated_images():
@@ -329,9 +284,9 @@ def test_improved_beats_the_textbook_on_simulated_images():
 
 
 def test_every_option_changes_the_result_or_is_checked():
-    image, _ = scene()
-    base = KMeansSegmenter("best")
-    reference = base.predict_proba(image[None])
+    images = datasets.load("phantom", n=3, seed=5, size=128).lesions().load_arrays(128)[0]
+    base = KMeansSegmenter("best", size=128)
+    reference = base.predict_proba(images)
     changes = {
         "median": 0,
         "background": 0.0,
@@ -339,12 +294,12 @@ def test_every_option_changes_the_result_or_is_checked():
         "choice": "cluster",
         "openings": (24,),
         "areas": (0.2, 0.5),
-        "clustering": "vectors",
+        "voters": 1,
         "contour": "none",
         "reject": 1.0,
     }
     for name, value in changes.items():
-        changed = clone(base).set_params(**{name: value}).predict_proba(image[None])
+        changed = clone(base).set_params(**{name: value}).predict_proba(images)
         assert (changed != reference).any(), name
 
 
@@ -360,7 +315,7 @@ def test_rejection_is_an_empty_mask():
 def test_rejection_tells_normal_from_lesion_images():
     lesions = datasets.load("phantom", n=24, seed=21, size=128).lesions().load_arrays(128)[0]
     normals = datasets.load("phantom", n=20, seed=22, size=128, kind="normal").load_arrays(128)[0]
-    segmenter = KMeansSegmenter("best", size=128, contour="none", reject=0.5)
+    segmenter = KMeansSegmenter("best", size=128, reject=0.5)
     kept = [np.mean([pred.any() for pred in segmenter.predict(images)]) for images in (lesions, normals)]
     assert kept[0] > kept[1] + 0.3
 
@@ -383,13 +338,16 @@ def test_own_weights_and_own_feature():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "magic"}, "preset must be one of textbook, improved, best"),
+        ({"preset": "magic"}, "preset must be one of textbook, rules, improved, best"),
         ({"choice": "luck"}, "choice must be one of"),
         ({"contour": "snake"}, "contour must be one of"),
+        ({"voters": 0}, "voters must be at least 1"),
+        ({"background": ()}, "background needs at least one"),
+        ({"background": "wide"}, "background must be a number"),
+        ({"median": float("nan")}, "median must be a number"),
         ({"k": (1,)}, "from 2 up"),
         ({"k": ()}, "from 2 up"),
         ({"weights": "mine"}, "weights must be one of"),
-        ({"clustering": "colour"}, "clustering must be one of grey, vectors"),
         ({"areas": (0.5, 0.1)}, "two rising shares"),
         ({"areas": (0.1, 1.5)}, "two rising shares"),
         ({"areas": (0.1,)}, "two rising shares"),
@@ -420,7 +378,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"clustering": "vectors"}, {"contour": "hull"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"contour": "none", "voters": 3}], ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_odd_images_get_an_answer(preset, options):
     preds = KMeansSegmenter(preset, size=64, **options).predict(list(ODD.values()))
@@ -438,7 +396,7 @@ def test_a_huge_image_gets_an_answer_of_its_size(preset):
     [pred] = segmenter.predict([huge])
     assert pred.shape == (4000, 4000)
     truth = np.kron(mask, np.ones((16, 16), bool))[:4000, :4000]
-    assert metrics.dice(truth, pred) > {"textbook": 0.2, "improved": 0.8, "best": 0.85}[preset]
+    assert metrics.dice(truth, pred) > {"textbook": 0.2, "rules": 0.8, "improved": 0.8, "best": 0.85}[preset]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -488,3 +446,58 @@ def test_save_and_load_keep_every_option(tmp_path):
     again = load(segmenter.save(tmp_path / "kmeans.npz"))
     assert again.get_params() == segmenter.get_params()
     np.testing.assert_array_equal(again.predict(image[None]), segmenter.predict(image[None]))
+
+
+# -- what is learned, and what is not ------------------------------------------------------------------------
+
+
+def test_only_a_learned_ranking_names_the_sets_it_was_fitted_on():
+    for preset, options in (("textbook", {}), ("rules", {}), ("best", {"weights": {"contrast": 1.0}, "reject": 0.0})):
+        assert KMeansSegmenter(preset, **options).provenance["sets"] == []
+    for preset in ("improved", "best"):
+        assert "bus-bra" in KMeansSegmenter(preset).provenance["sets"]
+
+
+def test_trees_answer_as_the_library_that_grew_them():
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    table = RNG(0).normal(size=(400, len(FEATURES)))
+    wanted = np.where(table[:, 3] > 0, 1.0, -1.0) * table[:, 5]
+    model = HistGradientBoostingRegressor(max_iter=1, learning_rate=1.0, max_leaf_nodes=6).fit(table, wanted)
+    nodes = model._predictors[0][0].nodes
+    leaf = nodes["is_leaf"].astype(bool)
+    tree = Trees(
+        np.where(leaf, -1, nodes["feature_idx"])[None],
+        nodes["num_threshold"][None],
+        nodes["left"].astype(int)[None],
+        nodes["right"].astype(int)[None],
+        np.where(leaf, nodes["value"], 0)[None],
+    )
+    found = tree.sum(dict(zip(FEATURES, table.T, strict=True)))
+    np.testing.assert_allclose(found, model.predict(table) - wanted.mean(), atol=1e-6)
+    # Added to a score, they change which region is chosen.
+    features = dict.fromkeys(FEATURES, np.array([-1.0, 1.0]))
+    assert np.ptp(score_regions(features, {}, tree)) > 0
+
+
+def test_the_shipped_trees_are_whole_and_small():
+    trees = TREES
+    assert all(part.shape == trees.feature.shape for part in trees)
+    assert -1 <= trees.feature.min() <= trees.feature.max() < len(FEATURES)
+    inner = trees.feature >= 0
+    assert (trees.left[inner] < trees.feature.shape[1]).all() and (trees.right[inner] > 0).all()
+    assert all(np.isfinite(part).all() for part in trees)
+
+
+def test_several_backgrounds_give_more_candidates():
+    image, _ = scene()
+    counts = [len(KMeansSegmenter("best", background=sigmas).steps(image)["scores"]) for sigmas in (50.0, (50.0, 20.0))]
+    assert counts[0] < counts[1]
+
+
+def test_candidates_that_agree_outvote_the_best_one():
+    image, mask = scene()
+    alone = KMeansSegmenter("best", voters=1, contour="none").steps(image)
+    np.testing.assert_array_equal(alone["refined"], alone["chosen"])
+    for contour in ("none", "hull", "walker"):
+        assert metrics.dice(mask, KMeansSegmenter("best", contour=contour).predict(image[None])[0]) > 0.85

@@ -1,24 +1,28 @@
-"""K-Means from the textbook to the best a chain of classical steps can do, without any training.
+"""K-Means from the textbook to the best that classical steps around it can do.
 
 The textbook's way, two clusters of grey levels of which the darker is "the lesion", fails on B-mode images:
 fat is dark, shadow is dark, and everything darkens with depth. What helps is less the clustering than what
-comes before and after it:
+comes before and after it, all of it together:
 
 1. a median filter against speckle (:func:`speckle_filter`),
 2. subtraction of the background, which evens out depth and shadow (:func:`flatten_background`),
-3. K-Means on the grey levels with several k, solved exactly (:func:`kmeans_1d`), or on vectors of grey level,
-   place and texture (:func:`kmeans_vectors`),
+3. K-Means on the grey levels with several k, solved exactly (:func:`kmeans_1d`),
 4. the connected parts of the dark clusters as candidates (:func:`busutils.models.regions.candidate_regions`),
-5. the choice of one by place, size, shape and contrast (:func:`busutils.models.regions.score_regions`),
-6. a contour drawn anew around it (:func:`busutils.models.regions.random_walker_contour`).
+5. their ranking by place, size, shape and contrast: by hand-set rules, or by weights that were fitted with masks
+   (:func:`busutils.models.regions.score_regions`, :class:`busutils.models.regions.Trees`),
+6. a vote of those ranked first, and a contour drawn anew around what they agree on
+   (:func:`busutils.models.regions.random_walker_contour`).
 
+Only ``textbook`` and ``rules`` use no mask; ``improved`` and ``best`` are K-Means candidates with a learned ranking.
 Each step is an option of :class:`KMeansSegmenter`, so that an ablation is a loop over options.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -28,6 +32,7 @@ from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_map
 from busutils.models.regions import (
     Region,
+    Trees,
     candidate_regions,
     random_walker_contour,
     region_features,
@@ -42,8 +47,6 @@ __all__ = [
     "KMeansSegmenter",
     "flatten_background",
     "kmeans_1d",
-    "kmeans_vectors",
-    "local_texture",
     "speckle_filter",
 ]
 
@@ -153,87 +156,6 @@ def kmeans_1d(values: np.ndarray, k: int) -> Clusters:
     return Clusters(sums, levels[np.array(bounds[1:-1], dtype=int) - 1].astype(float), float(best[-1]))
 
 
-def local_texture(image: np.ndarray, size: int = 9) -> np.ndarray:
-    """Standard deviation of the grey levels in a square window: how coarse the speckle is.
-
-    Parameters
-    ----------
-    image : (H, W) uint8 ndarray
-        Grey image before the speckle filter.
-    size : int, default 9
-        Side of the window in pixels.
-
-    Returns
-    -------
-    (H, W) float32 ndarray
-        In grey levels.
-
-    Examples
-    --------
-    >>> image = np.zeros((8, 8), np.uint8)
-    >>> image[:, 4:] = np.indices((8, 4)).sum(axis=0) % 2 * 200
-    >>> float(local_texture(image, 3)[4, 1]), bool(local_texture(image, 3)[4, 6] > 90)
-    (0.0, True)
-    """
-    values = image.astype(np.float64)
-    mean = ndimage.uniform_filter(values, size, mode="nearest")
-    square = ndimage.uniform_filter(values * values, size, mode="nearest")
-    return np.sqrt(np.maximum(square - mean * mean, 0)).astype(np.float32)
-
-
-def kmeans_vectors(flat: np.ndarray, texture: np.ndarray, k: int, *, position: float = 0.5) -> np.ndarray:
-    """Cluster pixels by grey level, texture and place together, with scikit-learn's K-Means.
-
-    In more than one dimension there is no exact solution at hand: Lloyd's iteration finds the best of four
-    seeded starts.
-
-    Parameters
-    ----------
-    flat : (H, W) ndarray
-        Grey levels.
-    texture : (H, W) ndarray
-        From :func:`local_texture`.
-    k : int
-        Number of clusters; fewer where there are fewer distinct vectors.
-    position : float, default 0.5
-        Weight of row and column. All four are brought to unit variance first.
-
-    Returns
-    -------
-    (H, W) uint8 ndarray
-        Clusters numbered from 0 for the one whose mean grey level is lowest. A flat image is one cluster, as
-        clusters of nothing but place are none.
-
-    Examples
-    --------
-    >>> flat = np.full((32, 32), 120.0)
-    >>> flat[8:20, 8:20] = 30
-    >>> labels = kmeans_vectors(flat, np.zeros_like(flat), 2, position=0)
-    >>> bool(((labels == 0) == (flat == 30)).all())
-    True
-    """
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    if np.ptp(flat) == 0:
-        return np.zeros(flat.shape, np.uint8)
-    rows, columns = np.indices(flat.shape)
-    vectors = np.stack([flat, texture, rows, columns], axis=-1).reshape(-1, 4).astype(np.float64)
-    vectors = (vectors - vectors.mean(axis=0)) / np.maximum(vectors.std(axis=0), 1e-9)
-    vectors[:, 2:] *= position
-    # Some thousand vectors place the centres as well as all of them do.
-    some = vectors[:: max(1, len(vectors) // 4096)]
-    k = min(k, len(np.unique(some, axis=0)))
-    # So little work is slower on many threads than on one, and on a busy machine by far.
-    with threadpool_limits(1):
-        labels = KMeans(k, n_init=4, random_state=0).fit(some).predict(vectors)
-    counts = np.bincount(labels, minlength=k)
-    grey = np.bincount(labels, weights=flat.ravel().astype(float), minlength=k) / np.maximum(counts, 1)
-    # A cluster that no pixel is in comes last.
-    order = np.argsort(np.where(counts > 0, grey, np.inf), kind="stable")
-    return order.argsort()[labels].reshape(flat.shape).astype(np.uint8)
-
-
 def speckle_filter(image: np.ndarray, size: int = 9) -> np.ndarray:
     """Smooth speckle by the median of a square window, which keeps edges.
 
@@ -298,83 +220,21 @@ def flatten_background(image: np.ndarray, sigma: float = 50.0) -> np.ndarray:
     return np.clip(np.rint(values - background + values.mean()), 0, 255).astype(np.uint8)
 
 
-# "plain" and "full" weigh the candidates against each other, fitted with benchmarks/kmeans_weights.py on the folds 1
-# to 4 of BUS-BRA. "presence" is the chance that the chosen one is a lesion at all, fitted with
-# benchmarks/kmeans_presence.py on the same folds and on phantoms, with and without lesions.
+# Fitted by benchmarks/kmeans_weights.py ("plain", "full" and the trees that are added to it) and kmeans_presence.py
+# ("presence", the chance that the chosen candidate is a lesion at all).
+_FITTED = json.loads(Path(__file__).with_name("kmeans_ranking.json").read_text(encoding="utf-8"))
+TREES = Trees(*(np.array(_FITTED["trees"][name]) for name in Trees._fields))
 WEIGHTS: dict[str, dict[str, float]] = {
-    "plain": {
-        "log_area": 0.2422,
-        "log_area_squared": -0.04301,
-        "depth": 1.849,
-        "depth_squared": -3.484,
-        "off_centre_squared": -12.23,
-        "contrast": 2.941,
-        "solidity": 2.413,
-        "touches": -1.114,
-        "intercept": -1.389,
+    # Set by hand: dark for its surroundings on all sides, compact, in the middle, not small, and away from the edges.
+    "rules": {
+        "contrast": 2.0,
+        "contrast_sides": 2.0,
+        "solidity": 4.0,
+        "off_centre_squared": -10.0,
+        "touches": -1.0,
+        "log_area": 0.5,
     },
-    "full": {
-        "log_area": 0.2262,
-        "log_area_squared": -0.02845,
-        "height": 0.505,
-        "width": -0.1048,
-        "log_width_to_height": 0.01432,
-        "depth": 0.328,
-        "depth_squared": -1.465,
-        "off_centre_squared": -8.687,
-        "touch_top": -0.6715,
-        "touch_bottom": -0.1126,
-        "touch_sides": -2.215,
-        "touches": -0.413,
-        "contrast": 1.356,
-        "contrast_wide": -0.1186,
-        "contrast_top": -0.1653,
-        "contrast_bottom": -0.263,
-        "contrast_sides": 2.636,
-        "leak": -0.4199,
-        "edge": -0.01263,
-        "edge_weak": 0.0468,
-        "spread": -2.816,
-        "darkness": -0.03011,
-        "rank": -0.4608,
-        "echo": -0.153,
-        "echo_squared": -0.1831,
-        "black": -0.1997,
-        "solidity": -0.2487,
-        "compactness": 1.03,
-        "intercept": 0.548,
-    },
-    "presence": {
-        "log_area": 0.7914,
-        "log_area_squared": -0.1002,
-        "height": 7.525,
-        "width": -1.209,
-        "log_width_to_height": -0.6484,
-        "depth": 5.295,
-        "depth_squared": -13.69,
-        "off_centre_squared": -40.74,
-        "touch_top": -2.459,
-        "touch_bottom": 4.621,
-        "touch_sides": -12.44,
-        "touches": -0.8822,
-        "contrast": 2.958,
-        "contrast_wide": 1.352,
-        "contrast_top": -0.183,
-        "contrast_bottom": 2.895,
-        "contrast_sides": 6.585,
-        "leak": -9.025,
-        "edge": -0.02165,
-        "edge_weak": -0.006403,
-        "spread": -14.79,
-        "darkness": -7.192,
-        "rank": -11.38,
-        "echo": 0.7811,
-        "echo_squared": -1.773,
-        "black": -0.6679,
-        "solidity": -0.639,
-        "compactness": 4.483,
-        "intercept": 3.05,
-    },
+    **_FITTED["weights"],
 }
 
 # Each with the fold that was left out, or None.
@@ -388,46 +248,39 @@ FITTED_ON: dict[str, tuple[tuple[str, int | None], ...]] = {
 }
 
 # What each preset does; an option given to the segmenter takes precedence.
+_TEXTBOOK: dict[str, Any] = {
+    "median": 0,
+    "background": 0.0,
+    "k": (2,),
+    "choice": "cluster",
+    "openings": (0,),
+    "areas": (0.003, 0.5),
+    "weights": "plain",
+    "voters": 1,
+    "contour": "none",
+    "reject": 0.0,
+}
+_IMPROVED = {**_TEXTBOOK, "median": 9, "background": 50.0, "k": (3, 4, 5), "choice": "score", "openings": (4,)}
+_BEST = {
+    **_IMPROVED,
+    "median": 5,
+    "background": (50.0, 20.0),
+    "k": (3, 5, 7),
+    "openings": (4, 8),
+    "weights": "full",
+    "voters": 30,
+    "contour": "walker",
+    "reject": 0.07,
+}
 PRESETS: dict[str, dict[str, Any]] = {
-    "textbook": {
-        "median": 0,
-        "background": 0.0,
-        "clustering": "grey",
-        "k": (2,),
-        "choice": "cluster",
-        "openings": (0,),
-        "areas": (0.003, 0.5),
-        "weights": "plain",
-        "contour": "none",
-        "reject": 0.0,
-    },
-    "improved": {
-        "median": 9,
-        "background": 50.0,
-        "clustering": "grey",
-        "k": (3, 4, 5),
-        "choice": "score",
-        "openings": (4,),
-        "areas": (0.003, 0.5),
-        "weights": "plain",
-        "contour": "none",
-        "reject": 0.0,
-    },
-    "best": {
-        "median": 9,
-        "background": 50.0,
-        "clustering": "grey",
-        "k": (3, 5, 7),
-        "choice": "score",
-        "openings": (4, 8),
-        "areas": (0.003, 0.5),
-        "weights": "full",
-        "contour": "walker",
-        "reject": 0.06,
-    },
+    "textbook": _TEXTBOOK,
+    "rules": {**_BEST, "weights": "rules", "voters": 1, "reject": 0.0},
+    "improved": _IMPROVED,
+    "best": _BEST,
 }
 
-_CLUSTERINGS = ("grey", "vectors")
+# Power of a candidate's odds in the vote: with 0 all would count equally.
+_SHARPNESS = 3.3
 _CHOICES = ("cluster", "largest", "score")
 _CONTOURS = ("none", "hull", "walker")
 
@@ -435,24 +288,24 @@ _CONTOURS = ("none", "hull", "walker")
 class KMeansSegmenter(Segmenter):
     """K-Means on grey levels, with every step around it that makes it find lesions.
 
-    It learns nothing from the images it is used on and never sees a mask of theirs: :meth:`fit` only checks its input,
-    and :meth:`predict` works without it. The score that chooses among candidates, though, has weights that were fitted
-    once, with masks: see :attr:`provenance`. An option left at None is what the preset says.
+    It is not trained on the images it is used on: :meth:`fit` only checks its input, and :meth:`predict` works without it. But
+    the ranking of ``improved`` and ``best`` was fitted once, with masks: see :attr:`provenance`. An option left at None is
+    what the preset says.
 
     Parameters
     ----------
-    preset : {"textbook", "improved", "best"}
-        ``textbook``: two clusters of raw grey levels, the darker one whole. ``improved``: median, background
-        subtraction, several k, the best-scored connected part. ``best``: more candidates, a richer score,
-        and a contour drawn by a random walker.
+    preset : {"textbook", "rules", "improved", "best"}
+        ``textbook``: two clusters of raw grey levels, the darker one whole. ``improved``: median, background subtraction,
+        several k, the connected part that a short learned ranking puts first. ``best``: more candidates, a richer learned
+        ranking, a vote of the best candidates, and a contour drawn by a random walker. ``rules``: the candidates of
+        ``best``, ranked by hand-set rules; nothing is learned.
     size : int, default 256
         Side of the square, in pixels, to which every image is resized.
     median : int, optional
         Window of the speckle filter in pixels at 256²; 0 for none. All lengths scale with `size`.
-    background : float, optional
-        Sigma of the background in pixels at 256²; 0 for no subtraction.
-    clustering : {"grey", "vectors"}, optional
-        Exact clusters of grey levels, or scikit-learn's of vectors of grey level, place and texture.
+    background : float or sequence of float, optional
+        Sigma of the background in pixels at 256²; 0 for no subtraction. Each of several gives candidates; they are
+        measured after subtraction of the first.
     k : tuple of int, optional
         Numbers of clusters; the dark clusters of all of them make candidates.
     choice : {"cluster", "largest", "score"}, optional
@@ -462,15 +315,16 @@ class KMeansSegmenter(Segmenter):
         Radii, in pixels at 256², of the openings that part candidates from their surroundings.
     areas : (float, float), optional
         Smallest and largest candidate, as shares of the image.
-    weights : {"plain", "full"} or dict, optional
-        Weights of the score: a name of `WEIGHTS`, or a mapping of features to weights.
+    weights : {"rules", "plain", "full"} or dict, optional
+        Weights of the score: a name of `WEIGHTS`, or a mapping of features to weights. ``full`` adds boosted trees.
+    voters : int, optional
+        So many of the best-scored candidates vote on every pixel, each with a power of the odds of its score; what has at
+        least half of the most votes is taken.
     contour : {"none", "hull", "walker"}, optional
-        How the chosen region is outlined anew.
+        The region as it is, its convex hull, or an outline drawn anew by a random walker.
     reject : float, optional
-        Where the chosen region is a lesion with less than this chance, by ``WEIGHTS["presence"]``, the answer is
-        "nothing found"; 0 always answers. On held-out images of BUS-BRA and on normal phantoms, 0.06 costs 0.01 of
-        Dice and rejects a third of what is drawn where there is no lesion, 0.2 costs 0.03 and rejects two thirds.
-        On BUSI: 0.006 and one in seven, 0.025 and three in eight.
+        Where the best candidate is a lesion with less than this chance, by ``WEIGHTS["presence"]``, the answer is
+        "nothing found"; 0 always answers. What it costs and spares is in figures/kmeans_presence.csv.
 
     Examples
     --------
@@ -489,13 +343,13 @@ class KMeansSegmenter(Segmenter):
         *,
         size: int = 256,
         median: int | None = None,
-        background: float | None = None,
-        clustering: str | None = None,
+        background: float | Sequence[float] | None = None,
         k: Sequence[int] | None = None,
         choice: str | None = None,
         openings: Sequence[int] | None = None,
         areas: Sequence[float] | None = None,
         weights: str | Mapping[str, float] | None = None,
+        voters: int | None = None,
         contour: str | None = None,
         reject: float | None = None,
     ) -> None:
@@ -503,12 +357,12 @@ class KMeansSegmenter(Segmenter):
         self.size = size
         self.median = median
         self.background = background
-        self.clustering = clustering
         self.k = k
         self.choice = choice
         self.openings = openings
         self.areas = areas
         self.weights = weights
+        self.voters = voters
         self.contour = contour
         self.reject = reject
 
@@ -531,21 +385,29 @@ class KMeansSegmenter(Segmenter):
             raise BusutilsError(f"size must be at least 8 pixels, got {self.size}")
         given = {name: value for name, value in self.get_params(deep=False).items() if name in PRESETS[self.preset]}
         options = PRESETS[self.preset] | {name: value for name, value in given.items() if value is not None}
-        for name, allowed in (("clustering", _CLUSTERINGS), ("choice", _CHOICES), ("contour", _CONTOURS)):
+        for name, allowed in (("choice", _CHOICES), ("contour", _CONTOURS)):
             if options[name] not in allowed:
                 raise BusutilsError(f"{name} must be one of {', '.join(allowed)}, got {options[name]!r}")
-        for name in ("median", "background", "reject"):
-            if not isinstance(options[name], int | float) or not 0 <= options[name] < math.inf:
-                raise BusutilsError(f"{name} must be a number from 0 up, got {options[name]!r}")
+        sigmas = options["background"]
+        options["background"] = tuple(sigmas) if isinstance(sigmas, Sequence) else (sigmas,)
+        for name, value in [("background", sigma) for sigma in options["background"]] + [
+            (name, options[name]) for name in ("median", "reject", "voters")
+        ]:
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise BusutilsError(f"{name} must be a number from 0 up, got {value!r}")
+        if not options["background"] or options["voters"] < 1:
+            raise BusutilsError("background needs at least one value, and voters must be at least 1")
         if not options["k"] or min(options["k"]) < 2:
             raise BusutilsError(f"k must name numbers of clusters from 2 up, such as (3, 4, 5), got {options['k']!r}")
         if len(options["areas"]) != 2 or not 0 <= options["areas"][0] < options["areas"][1] <= 1:
             raise BusutilsError(f"areas must be two rising shares of the image, got {options['areas']!r}")
+        options["trees"] = None
         if isinstance(options["weights"], str):
             if options["weights"] not in WEIGHTS:
                 raise BusutilsError(
                     f"weights must be one of {', '.join(WEIGHTS)} or a mapping, got {options['weights']!r}"
                 )
+            options["trees"] = TREES if options["weights"] == "full" else None
             options["weights"] = WEIGHTS[options["weights"]]
         return options
 
@@ -556,8 +418,8 @@ class KMeansSegmenter(Segmenter):
         What was fitted is no test: :func:`busutils.benchmark.run_benchmark` does not score it.
         """
         options = self.options()
-        own = options["weights"] in WEIGHTS.values()
-        score = FITTED_ON["score"] if own and options["choice"] == "score" else ()
+        fitted = options["weights"] in (WEIGHTS["plain"], WEIGHTS["full"])
+        score = FITTED_ON["score"] if fitted and options["choice"] == "score" else ()
         presence = FITTED_ON["presence"] if options["reject"] > 0 else ()
         used = dict.fromkeys(score + presence)
         return {"sets": [name for name, _ in used], "folds": [fold for _, fold in used]}
@@ -566,16 +428,11 @@ class KMeansSegmenter(Segmenter):
     def provenance(self, value: Mapping[str, Any]) -> None:
         """A file cannot change what shaped this method: its options say so."""
 
-    # -- the steps; a subclass may put another in its place
-    # ----------------------------------------------------
+    # -- the steps; a subclass may put another in its place --------------------------------------------------
 
     def _thresholds(self, flat: np.ndarray, k: int) -> np.ndarray:
         """Grey levels that part the k clusters."""
         return kmeans_1d(flat, k).thresholds
-
-    def _partition(self, flat: np.ndarray, texture: np.ndarray, k: int) -> np.ndarray:
-        """Numbers of the k clusters of vectors, 0 for the darkest."""
-        return kmeans_vectors(flat, texture, k)
 
     def _features(self, regions: list[Region], flat: np.ndarray, filtered: np.ndarray) -> dict[str, np.ndarray]:
         """Describe the candidates; add entries to use a feature of your own in `weights`."""
@@ -586,76 +443,74 @@ class KMeansSegmenter(Segmenter):
         options = self.options()
         scale = self.size / _REFERENCE_SIDE
         filtered = speckle_filter(image, round(options["median"] * scale)) if options["median"] else image.copy()
-        flat = flatten_background(filtered, options["background"] * scale)
-        grid = self.size if options["choice"] == "cluster" else min(_GRID, self.size)
-        coarse, coarse_filtered = resize_image(flat, grid), resize_image(filtered, grid)
-        # Clusters of grey levels are thresholds of one image; other clusters are images of their own numbers.
-        sources: list[tuple[np.ndarray, np.ndarray]]
-        used = slice(None) if options["choice"] == "score" else slice(1)
-        most = max(options["k"])
-        if options["clustering"] == "grey":
-            thresholds = {k: self._thresholds(flat, k) for k in options["k"]}
-            sources = [(coarse, np.concatenate([levels[used] for levels in thresholds.values()]))]
-            clusters = np.searchsorted(thresholds[most], flat, side="left").astype(np.uint8)
-        else:
-            texture = resize_map(local_texture(image, max(3, round(9 * scale))), grid)
-            labels = {k: self._partition(coarse, texture, k) for k in options["k"]}
-            sources = [(numbers, np.arange(int(numbers.max()))[used]) for numbers in labels.values()]
-            nearest = np.arange(self.size) * grid // self.size
-            clusters = labels[most][np.ix_(nearest, nearest)]
+        flats = [flatten_background(filtered, sigma * scale) for sigma in options["background"]]
+        thresholds = [{k: self._thresholds(flat, k) for k in options["k"]} for flat in flats]
+        nothing = np.zeros(image.shape, bool)
         done: dict[str, Any] = {
             "image": image,
             "filtered": filtered,
-            "flattened": flat,
-            "clusters": clusters,
+            "flattened": flats[0],
+            "clusters": np.searchsorted(thresholds[0][max(options["k"])], flats[0], side="left").astype(np.uint8),
             "candidates": np.zeros((0, *image.shape), bool),
             "scores": np.zeros(0),
-            "chosen": np.zeros(image.shape, bool),
+            "chosen": nothing,
+            "refined": nothing,
         }
         if options["choice"] == "cluster":
             # One grey level only: there is no darker part, hence no lesion.
-            for values, levels in sources:
-                if len(levels):
-                    done["chosen"] |= values <= levels.max()
-            done["refined"] = done["chosen"]
+            darkest = [levels[0] for levels in thresholds[0].values() if levels.size]
+            done["chosen"] = done["refined"] = flats[0] <= max(darkest, default=-1)
             return done
-        smallest, largest = options["areas"]
+        grid = min(_GRID, self.size)
+        coarse = [resize_image(flat, grid) for flat in flats]
         radii = [round(radius * grid / _REFERENCE_SIDE) for radius in options["openings"]]
+        smallest, largest = options["areas"]
+        used = slice(None) if options["choice"] == "score" else slice(1)
         regions = [
             region
-            for values, levels in sources
-            for region in candidate_regions(values, levels, openings=radii, min_area=smallest, max_area=largest)
+            for values, found in zip(coarse, thresholds, strict=True)
+            for region in candidate_regions(
+                values,
+                np.concatenate([levels[used] for levels in found.values()]),
+                openings=radii,
+                min_area=smallest,
+                max_area=largest,
+            )
         ]
-        done["regions"] = regions
         if not regions:
-            done["refined"] = done["chosen"]
             return done
+        done["regions"] = regions
         if options["choice"] == "largest":
-            scores = np.array([region.area / coarse.size for region in regions])
+            scores = np.array([region.area / coarse[0].size for region in regions])
         else:
-            features = self._features(regions, coarse, coarse_filtered)
-            done["features"] = features
-            scores = score_regions(features, options["weights"])
+            done["features"] = self._features(regions, coarse[0], resize_image(filtered, grid))
+            scores = score_regions(done["features"], options["weights"], options["trees"])
         done["scores"] = scores
-        best = int(scores.argmax())
+        order = np.argsort(-scores, kind="stable")
         if options["choice"] == "score" and options["reject"] > 0:
-            its = {name: values[[best]] for name, values in features.items()}
-            if score_regions(its, WEIGHTS["presence"])[0] < options["reject"]:
-                done["refined"] = done["chosen"]
+            best = {name: values[order[:1]] for name, values in done["features"].items()}
+            if score_regions(best, WEIGHTS["presence"])[0] < options["reject"]:
                 return done
-        done["chosen"] = resize_map(regions[best].mask().astype(np.float32), self.size) >= 0.5
-        done["refined"] = self._outline(filtered, done["chosen"], options["contour"])
+        done["chosen"] = self._enlarged(regions[order[0]].mask())
+        voters = order[: options["voters"]]
+        odds = scores[voters] / np.maximum(1 - scores[voters], 1e-12)
+        vote = np.tensordot((odds / odds[0]) ** _SHARPNESS, [regions[index].mask() for index in voters], 1)
+        agreed = done["chosen"] if len(voters) == 1 else self._enlarged(vote >= 0.5 * vote.max())
+        done["refined"] = self._outline(filtered, agreed, options["contour"])
         return done
 
     @staticmethod
     def _outline(filtered: np.ndarray, mask: np.ndarray, contour: str) -> np.ndarray:
         if contour == "walker":
             return random_walker_contour(filtered, mask)
-        if contour == "hull" and mask.any():
+        if contour == "hull":
             from skimage.morphology import convex_hull_image
 
             return convex_hull_image(mask)
         return mask
+
+    def _enlarged(self, mask: np.ndarray) -> np.ndarray:
+        return resize_map(mask.astype(np.float32), self.size) >= 0.5
 
     def steps(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Show what every step makes of one image.

@@ -1,4 +1,4 @@
-"""Dark regions of an image as lesion candidates: finding, describing, scoring and outlining them.
+"""Dark regions of an image as lesion candidates: finding, describing, ranking and outlining them.
 
 Everything here works without a reference mask. The one exception is :func:`oracle`, which exists to show the
 ceiling: how good a choice among the candidates could be at best.
@@ -21,6 +21,7 @@ from busutils.metrics import dice
 __all__ = [
     "FEATURES",
     "Region",
+    "Trees",
     "candidate_regions",
     "oracle",
     "random_walker_contour",
@@ -313,8 +314,60 @@ def _mean(values: np.ndarray, empty: float) -> float:
     return float(values.mean()) if values.size else empty
 
 
-def score_regions(features: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    """Score candidate regions by a weighted sum of their features, as an expected Dice.
+class Trees(NamedTuple):
+    """Gradient-boosted regression trees as plain arrays: a row is a tree, its first node the root.
+
+    Attributes
+    ----------
+    feature : (n_trees, n_nodes) int ndarray
+        Place in `FEATURES` of the feature that a node looks at; -1 at a leaf.
+    threshold : (n_trees, n_nodes) float ndarray
+        Values at or below it go to the left.
+    left, right : (n_trees, n_nodes) int ndarray
+        The next node.
+    value : (n_trees, n_nodes) float ndarray
+        What a leaf adds.
+    """
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    value: np.ndarray
+
+    def sum(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Sum over the trees of what each adds for every region.
+
+        Parameters
+        ----------
+        features : mapping of str to (n,) ndarray
+            From :func:`region_features`.
+
+        Returns
+        -------
+        (n,) float ndarray
+
+        Examples
+        --------
+        >>> stump = Trees(
+        ...     *(np.array([row]) for row in ([0, -1, -1], [-3.0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1.0, 2.0]))
+        ... )
+        >>> stump.sum(dict.fromkeys(FEATURES, np.array([-4.0, -2.0]))).tolist()
+        [1.0, 2.0]
+        """
+        table = np.stack([features[name] for name in FEATURES], axis=1)
+        tree, region = np.arange(len(self.feature))[:, None], np.arange(len(table))
+        node = np.zeros((len(self.feature), len(table)), int)
+        while (inner := (asked := self.feature[tree, node]) >= 0).any():
+            left = table[region, asked] <= self.threshold[tree, node]
+            node = np.where(inner, np.where(left, self.left[tree, node], self.right[tree, node]), node)
+        return self.value[tree, node].sum(axis=0)
+
+
+def score_regions(
+    features: Mapping[str, np.ndarray], weights: Mapping[str, float], trees: Trees | None = None
+) -> np.ndarray:
+    """Score candidate regions by a weighted sum of their features, and what trees add, as an expected Dice.
 
     Parameters
     ----------
@@ -322,6 +375,8 @@ def score_regions(features: Mapping[str, np.ndarray], weights: Mapping[str, floa
         From :func:`region_features`; further features may be added.
     weights : mapping of str to float
         Weight of each feature, and of the constant ``"intercept"``. Features without a weight do not count.
+    trees : Trees, optional
+        Whose sum is added.
 
     Returns
     -------
@@ -343,6 +398,8 @@ def score_regions(features: Mapping[str, np.ndarray], weights: Mapping[str, floa
     total = sum((weight * features[name] for name, weight in weights.items() if name != "intercept"), start=0.0)
     n_regions = len(next(iter(features.values()), ()))
     total = np.broadcast_to(np.asarray(total, dtype=float) + weights.get("intercept", 0.0), (n_regions,))
+    if trees is not None:
+        total = total + trees.sum(features)
     return 1 / (1 + np.exp(-np.clip(total, -50, 50)))
 
 

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 #: The fastest first (figures/inference.csv).
 RUNTIMES = ("onnx", "keras")
 #: Names of K-Means presets, which need no weights.
-KMEANS = {"kmeans-textbook": "textbook", "kmeans-improved": "improved", "kmeans-best": "best"}
+KMEANS = {"kmeans-textbook": "textbook", "kmeans-rules": "rules", "kmeans-improved": "improved", "kmeans-best": "best"}
 
 _EXPORT_VERSION = 2  # of kept exports; to be raised when what export_network writes changes
 _TITLES = {"onnx": "ONNX Runtime", "keras": "Keras"}
