@@ -48,7 +48,7 @@ LESSONS = {
     ),
     "03_train_a_unet": ("a network of your own", "lesson_03_unet_masks", "worst and best contours of a U-Net"),
     "04_compare_across_datasets": (
-        "a test on which only the scanner differs, and a network repaired for it",
+        "a test on which only the scanner differs, and two repairs",
         "lesson_04_scanners",
         "one scene through four scanners",
     ),
