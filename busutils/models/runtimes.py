@@ -44,7 +44,7 @@ RUNTIMES = ("onnx", "keras")
 #: Names of K-Means presets, which need no weights.
 KMEANS = {"kmeans-textbook": "textbook", "kmeans-rules": "rules", "kmeans-improved": "improved", "kmeans-best": "best"}
 
-_EXPORT_VERSION = 2  # of kept exports; to be raised when what export_network writes changes
+_EXPORT_VERSION = 3  # of kept exports; to be raised when what export_network writes changes
 _TITLES = {"onnx": "ONNX Runtime", "keras": "Keras"}
 _PACKAGES = {"onnx": "onnxruntime", "keras": "keras"}
 _EXTRAS = {"onnx": "export", "keras": "tf"}
