@@ -7,25 +7,22 @@ Experiments on BUSI, each scored on images that were never seen; all but the las
   images without any. Both are scored on the same test images, those whose copy was in training told apart from the others.
 - ``pretraining``: 16, 64 and 256 training images of folds 1 to 4, from scratch and from the weights ``phantom-light``, which
   saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5;
-- ``abroad``: four trainings on the lesion images of folds 1 to 4, in equally many steps: with random changes of geometry only;
+- ``external``: four trainings on the lesion images of folds 1 to 4, in equally many steps: with random changes of geometry only;
   with those of grey values as well (gamma, gain, speckle, resolution), as the package's recipe has them; so, with as many
-  simulated images mixed in; so, begun with ``phantom-light``. Scored at home (fold 5) and on BUS-BRA's fold 5;
+  simulated images mixed in; so, starting from ``phantom-light``. Scored in-domain (fold 5) and on BUS-BRA's fold 5;
 - ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained on folds 1 to 4 with other seeds than
   the shipped ``busi-encoder``, which is the first of them; a seed also picks the validation groups. Scored on fold 5,
-  normal images included: each alone on the image as it is, with cut-offs chosen for that, each with its test-time augmentation, all
-  together, and all together with ``bus-all``. Besides, figures/unet_silence.csv: what every minimum confidence would cost and
-  bring on fold 5, as a bound on what choosing it better could give; it is not used for any choice.
+  normal images included: each alone without and with test-time augmentation, all together, and all together with ``bus-all``.
 
 Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
 draws figures/unet_experiments.png from those that are there.
 
-Usage: python benchmarks/unet_experiments.py leak pretraining abroad seeds [--seeds 3] [--epochs 40] [--size 128]
+Usage: python benchmarks/unet_experiments.py leak pretraining external seeds [--seeds 3] [--epochs 40] [--size 128]
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import math
 from pathlib import Path
@@ -36,8 +33,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from busutils import datasets, evaluation, jobs, metrics, models, plotting
-from busutils.models.training import CONFIDENCES, choose_cutoffs, validation_groups
+from busutils import datasets, evaluation, jobs, models, plotting
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -82,7 +78,7 @@ def pretraining(busi: datasets.LesionDataset, seeds: int, settings: dict[str, An
     return pd.concat(tables)
 
 
-def abroad(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
+def external(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
     """Train in four ways at home, and test at home and in another hospital."""
     train, home = busi.split(5)
     _, away = datasets.load("bus-bra").split(5)
@@ -105,22 +101,10 @@ def abroad(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -
     return pd.concat(tables)
 
 
-def silence(segmenter: models.Segmenter, probs: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """Mean Dice of lesions, and share of normal images left alone, for every minimum confidence."""
-    rows, shown, segmenter = [], masks.any(axis=(1, 2)), copy.copy(segmenter)
-    for confidence in CONFIDENCES:
-        segmenter.min_confidence_ = confidence
-        drawn = segmenter.masks_from(probs)
-        dice = [metrics.dice(m, d) for m, d in zip(masks[shown], drawn[shown], strict=True)]
-        rows.append((confidence, np.mean(dice), 1 - drawn[~shown].any(axis=(1, 2)).mean()))
-    return pd.DataFrame(rows, columns=["confidence", "dice", "left_alone"])
-
-
 def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
     """Train one recipe with several seeds; score the networks one by one and together."""
     train, test = busi.split(5)
     images, masks = test.load_arrays(256)
-    train_images, train_masks = train.load_arrays(256)
     tables: dict[str, list[pd.DataFrame]] = {"no TTA": [], "TTA": [], "TTA, and bus-all": []}
 
     def score(segmenter: models.Segmenter, probs: np.ndarray, setting: str, networks: str, seed: int) -> None:
@@ -140,26 +124,23 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
         score(member, maps[-1], "TTA", f"seed {seed}", seed)
         alone = clone(member).set_params(tta="none")
         alone.network_, alone.fitted_ = member.network_, True
-        held_out = validation_groups(train.groups, member.validation_fraction, seed)
-        choose_cutoffs(alone, train_images[held_out], train_masks[held_out])
         score(alone, alone.predict_proba(images), "no TTA", f"seed {seed}", seed)
     together = models.EnsembleSegmenter.of(members)
     score(together, np.mean(maps, axis=0), "TTA", "together", 0)
-    curves = [
-        silence(m, p, masks).assign(networks=f"seed {s}") for s, (m, p) in enumerate(zip(members, maps, strict=True))
-    ]
-    curves.append(silence(together, np.mean(maps, axis=0), masks).assign(networks="together"))
-    with jobs.atomic_path(FIGURES / "unet_silence.csv") as temporary:
-        pd.concat(curves).round(4).to_csv(temporary, index=False)
     members.append(models.load_weights("bus-all"))
     maps.append(members[-1].predict_proba(images))
     score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "TTA, and bus-all", "together", 0)
     return pd.concat([table for parts in tables.values() for table in parts])
 
 
-EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "abroad": abroad, "seeds": seeds}
-X_OF = {"leak": "image", "pretraining": "n_train", "abroad": "target", "seeds": "networks"}
-X_LABELS = {"leak": "test image", "pretraining": "real training images", "abroad": "tested on", "seeds": "trained with"}
+EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "external": external, "seeds": seeds}
+X_OF = {"leak": "image", "pretraining": "n_train", "external": "target", "seeds": "networks"}
+X_LABELS = {
+    "leak": "test image",
+    "pretraining": "real training images",
+    "external": "tested on",
+    "seeds": "trained with",
+}
 
 
 def draw() -> plt.Figure:

@@ -185,7 +185,13 @@ def _known(method: Mapping[str, Any], segmenter: Segmenter) -> _Known:
     facts = {**(models.weights_facts(file.stem) if shipped else {}), **method}
     if "trained_on" not in facts:
         raise SpecError(f"weights {file} need trained_on: the sets that they must not be scored on")
-    return ((facts["trained_on"], facts.get("held_out")),)
+    if not shipped:
+        return ((facts["trained_on"], facts.get("held_out")),)
+    # Of simulated images shipped weights saw all.
+    return tuple(
+        (specs, None if specs.startswith("phantom") else facts.get("held_out"))
+        for specs in facts["trained_on"].split(" + ")
+    )
 
 
 def _load(specs: str, root: str | None) -> LesionDataset:
@@ -331,7 +337,7 @@ def _trainings(spec: BenchmarkSpec, method: Mapping[str, Any]) -> Iterator[tuple
     """Sources, folds and seeds with which a method is trained here; no source for what is not."""
     segmenter = _segmenter(method, spec.seeds[0])
     if method["kind"] == "weights":
-        ((_, held_out),) = _known(method, segmenter)
+        held_out = max((fold or 0 for _, fold in _known(method, segmenter)), default=0) or None
         yield None, held_out, spec.seeds[0]
     elif not segmenter.supervised:
         yield None, spec.folds[0], spec.seeds[0]

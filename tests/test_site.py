@@ -57,8 +57,8 @@ def pages_of(site):
 
 def test_every_page_stays_here_leads_somewhere_and_fits_a_phone(site, address, browser):
     tab = browser.new_page(viewport={"width": WIDTH, "height": 844})
-    abroad, faults, anchors = [], [], {}
-    tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else abroad.append(r.url))
+    foreign, faults, anchors = [], [], {}
+    tab.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else foreign.append(r.url))
     tab.on("response", lambda r: faults.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
     names = pages_of(site)
     assert len(names) > 20
@@ -79,7 +79,7 @@ def test_every_page_stays_here_leads_somewhere_and_fits_a_phone(site, address, b
     for path, fragments in anchors.items():
         tab.goto(address + path)
         faults += [f"{name}: {path} has no #{f}" for f, name in fragments.items() if not tab.evaluate(ANCHOR, f)]
-    assert not abroad
+    assert not foreign
     assert not faults, "\n".join(faults)
 
 

@@ -128,13 +128,13 @@ normal images without any false-positive region. One training, one seed: the int
 
 
 def load_training(recipe: Recipe, root: str | None) -> datasets.LesionDataset:
-    """Return the training images: fold 5 of every set is left out where the recipe says so."""
+    """Return the training images: all simulated ones, and of real sets what the recipe does not hold out."""
     parts = []
     for spec in recipe.trained_on:
-        key, _ = datasets.parse_spec(spec)
-        parts.append(datasets.load(spec, root=None if key == "phantom" else root))
-    joined = parts[0] if len(parts) == 1 else datasets.concatenate(*parts)
-    return joined.split(5)[0] if recipe.folds else joined
+        simulated = datasets.parse_spec(spec)[0] == "phantom"
+        part = datasets.load(spec, root=None if simulated else root)
+        parts.append(part.split(5)[0] if recipe.folds and not simulated else part)
+    return parts[0] if len(parts) == 1 else datasets.concatenate(*parts)
 
 
 def train(name: str, root: str | None) -> models.Segmenter:
