@@ -153,7 +153,7 @@ def test_the_average_of_the_weights_stays_apart_from_the_training(discs):
 
 def test_first_epochs_at_a_smaller_size_hand_their_weights_on(discs):
     images, masks = discs
-    training = make_training(images[:20], masks[:20], size=64, small_epochs=1)
+    training = make_training(images[:20], masks[:20], size=64, small_epochs=1, halve=True)
     training._epoch(0)
     assert training.network.input_shape == (None, 48, 48, 1)
     before = [*training.network.get_weights(), *(np.asarray(v) for v in training.optimizer.variables)]
@@ -197,13 +197,13 @@ def test_levels_shapes_and_receptive_fields():
     assert table["height"].tolist() == [32, 16, 8, 16, 32]
     assert table.loc["enc1", "receptive_field"] == 5
     assert table.loc["enc2", "receptive_field"] == 14
-    halved = describe(unet(32, filters=(4, 8, 16))).set_index("level")
+    halved = describe(unet(32, filters=(4, 8, 16), halve=True)).set_index("level")
     assert halved["height"].tolist() == [16, 8, 4, 8, 16]
-    assert unet(32, filters=(4, 8, 16)).output_shape == (None, 32, 32, 1)
+    assert unet(32, filters=(4, 8, 16), halve=True).output_shape == (None, 32, 32, 1)
     with pytest.raises(ValueError, match="divisible by 4"):
         unet(30, filters=(4, 8, 16), halve=False)
     with pytest.raises(ValueError, match="divisible by 8"):
-        unet(36, filters=(4, 8, 16))
+        unet(36, filters=(4, 8, 16), halve=True)
 
 
 def test_the_receptive_field_is_what_a_pixel_can_feel():

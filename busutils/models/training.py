@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "light": {},
     "encoder": {"size": 224, "encoder": "efficientnet-lite0", "batch_size": 16, "learning_rate": 1e-3, "tta": "mirror"},
     # 31 million weights, as in the paper of 2015.
-    "classic": {"size": 128, "filters": (64, 128, 256, 512, 1024), "halve": False},
+    "classic": {"filters": (64, 128, 256, 512, 1024)},
 }
 
 THRESHOLDS = np.round(np.arange(0.3, 0.701, 0.05), 2)
@@ -88,14 +88,14 @@ class UNetSegmenter(Segmenter):
 
     Parameters
     ----------
-    size : int, default 160
+    size : int, default 128
         Side of the network's square, in pixels.
     filters : tuple of int
         Channels at every level, see :func:`busutils.models.unet.unet`.
     encoder : str or None
         Take a contracting path that was trained on ImageNet: ``efficientnet-lite0``, or a class of ``keras.applications``
         whose weights Keras downloads; see :mod:`busutils.models.encoder`.
-    halve : bool, default True
+    halve : bool, default False
         Halve the image in the first convolution, see :func:`busutils.models.unet.unet`.
     encoder_lr_scale : float, default 0.3
         Learning rate of the encoder's weights, as a share of the others'.
@@ -149,10 +149,10 @@ class UNetSegmenter(Segmenter):
     def __init__(
         self,
         *,
-        size: int = 160,
+        size: int = 128,
         filters: tuple[int, ...] = LIGHT,
         encoder: str | None = None,
-        halve: bool = True,
+        halve: bool = False,
         encoder_lr_scale: float = 0.3,
         init_weights: str | None = None,
         dropout: float = 0.0,

@@ -46,7 +46,7 @@ def unet(
     *,
     filters: Sequence[int] = (16, 32, 64, 128, 256),
     encoder: str | None = None,
-    halve: bool = True,
+    halve: bool = False,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> keras.Model:
@@ -62,10 +62,10 @@ def unet(
     encoder : str or None
         Replaces the contracting path: ``efficientnet-lite0``, or a class of ``keras.applications``. Its ImageNet weights
         are filled in by :func:`busutils.models.encoder.load_imagenet`.
-    halve : bool, default True
+    halve : bool, default False
         Halve the image in the first convolution, so that the levels have strides 2, 4, 8 …, and draw the contour in a
-        thin last level at full resolution. That saves three quarters of the computation. With False and ``filters=(64,
-        128, 256, 512, 1024)`` it is the network of the 2015 paper (31 million weights). An encoder always halves.
+        thin last level at full resolution. That saves three quarters of the computation. An encoder always halves. With
+        False and ``filters=(64, 128, 256, 512, 1024)`` it is the network of the 2015 paper (31 million weights).
     dropout : float, default 0
         Share of the bottleneck's channels dropped in training.
     seed : int, default 0
