@@ -185,13 +185,9 @@ def _known(method: Mapping[str, Any], segmenter: Segmenter) -> _Known:
     facts = {**(models.weights_facts(file.stem) if shipped else {}), **method}
     if "trained_on" not in facts:
         raise SpecError(f"weights {file} need trained_on: the sets that they must not be scored on")
-    if not shipped:
-        return ((facts["trained_on"], facts.get("held_out")),)
-    # Of simulated images shipped weights saw all.
-    return tuple(
-        (specs, None if specs.startswith("phantom") else facts.get("held_out"))
-        for specs in facts["trained_on"].split(" + ")
-    )
+    if isinstance(facts.get("held_out"), list):
+        return tuple(zip(facts["trained_on"].split(" + "), facts["held_out"], strict=True))
+    return ((facts["trained_on"], facts.get("held_out")),)
 
 
 def _load(specs: str, root: str | None) -> LesionDataset:

@@ -74,7 +74,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_logits(tiny_unet, disc
     assert found.sum() == pytest.approx(here - even, rel=0.05)
 
 
-def test_a_network_with_an_encoder_enlarges_its_logits_first():
+def test_a_network_with_an_encoder_is_explained_alike():
     from busutils.models.unet import unet
 
     segmenter = models.UNetSegmenter(size=64, encoder="efficientnet-lite0", filters=(4, 4, 4, 4, 4))

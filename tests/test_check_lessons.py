@@ -86,7 +86,7 @@ def add(kind, words, text):
         (add("markdown", "**Read it.**", "\n\n# Second title"), "needs one first-level heading"),
         (
             add("markdown", "**Read it.**", "\n\n> **Predict first.** Why?"),
-            "asks for 4 predictions; docs/teachers.md answers 3",
+            "asks for 5 predictions; docs/teachers.md answers 4",
         ),
     ],
 )

@@ -47,6 +47,7 @@ def test_every_public_function_returns_a_figure(phantoms):
         "network_levels": plotting.network_levels(levels),
         "receptive_fields": plotting.receptive_fields(images[0], levels),
         "score_strips": plotting.score_strips(table),
+        "forest_plot": plotting.forest_plot({"change": {"a": evaluation.Interval(0.1, -0.1, 0.3)}}),
         "learning_curves": plotting.learning_curves({"a": history}),
         "score_matrix": plotting.score_matrix(pd.DataFrame({"x": [0.5, np.nan]}, index=["a", "b"])),
         "reliability_diagram": plotting.reliability_diagram({"a": reliability}),

@@ -198,7 +198,7 @@ def test_levels_shapes_and_receptive_fields():
     assert table.loc["enc1", "receptive_field"] == 5
     assert table.loc["enc2", "receptive_field"] == 14
     halved = describe(unet(32, filters=(4, 8, 16), halve=True)).set_index("level")
-    assert halved["height"].tolist() == [16, 8, 4, 8, 16]
+    assert halved["height"].tolist() == [32, 16, 8, 4, 8, 16, 32]
     assert unet(32, filters=(4, 8, 16), halve=True).output_shape == (None, 32, 32, 1)
     with pytest.raises(ValueError, match="divisible by 4"):
         unet(30, filters=(4, 8, 16), halve=False)
@@ -213,7 +213,7 @@ def test_the_receptive_field_is_what_a_pixel_can_feel():
 
     network = unet(64, filters=(2, 2, 2), halve=False)
     field = int(describe(network).set_index("level").loc["enc2", "receptive_field"])
-    part = keras.Model(network.get_layer("enc1_a_conv").input, network.get_layer("enc2").output)
+    part = keras.Model(network.get_layer("enc1_conv_a").input, network.get_layer("enc2").output)
     image = np.random.default_rng(0).random((1, 64, 64, 1)).astype("float32")
     felt = []
     for column in range(64):

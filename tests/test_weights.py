@@ -19,7 +19,7 @@ def test_every_file_of_weights_has_a_card_and_scores_and_is_small():
         card = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
         assert "not a medical device" in card
         facts = models.weights_facts(name)
-        assert (facts["held_out"] == 5) == (name != "phantom-light")
+        assert (5 in np.ravel(facts["held_out"])) == (name != "phantom-light")
         assert f"`{facts['trained_on']}`" in card
         for scores in facts["scores"]:
             assert f"{scores['dice']:.3f} [{scores['dice_low']:.3f}, {scores['dice_high']:.3f}]" in card

@@ -201,7 +201,7 @@ def main() -> None:
     )
     facts = {
         "trained_on": " + ".join(recipe.trained_on),
-        "held_out": 5 if recipe.folds else None,
+        "held_out": [5 if recipe.folds and spec.partition("?")[0] != "phantom" else None for spec in recipe.trained_on],
         "generator_version": generator,
         "scores": scores,
     }

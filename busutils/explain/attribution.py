@@ -37,11 +37,6 @@ def _squared(region: np.ndarray, size: int) -> np.ndarray:
     return pixels
 
 
-def _logits(network: Any) -> str:
-    """Layer of the logits at the size of the input: a network with an encoder enlarges them first."""
-    return "enlarged_logits" if any(layer.name == "enlarged_logits" for layer in network.layers) else "logits"
-
-
 def _gradients(network: Any, tf: Any, layer: str | None, start: str | None = None) -> Any:
     """Compile activations of a layer (of the start if none is named) and the gradient of weighted logits there.
 
@@ -49,7 +44,7 @@ def _gradients(network: Any, tf: Any, layer: str | None, start: str | None = Non
     """
     compiled = _COMPILED.setdefault(network, {})
     if (layer, start) not in compiled:
-        ends = [_logits(network)] if layer is None else [_logits(network), layer]
+        ends = ["logits"] if layer is None else ["logits", layer]
         model = part_of(network, ends, start)
 
         @tf.function(reduce_retracing=True)

@@ -24,21 +24,18 @@ layers = keras.layers
 HEAD_CHANNELS = 8  # of the thin level at full resolution
 
 
-def _conv(
-    x, filters: int, name: str, seeds: Iterator[int], *, strides: int = 1, kernel: int = 3, relu: str | None = None
-):
-    """Convolution, batch normalisation, ReLU."""
+def _conv(x, filters: int, name: str, step: str, seeds: Iterator[int], *, strides: int = 1, kernel: int = 3):
+    """Convolution, batch normalisation, ReLU; the last one of a level bears the level's name."""
     initializer = keras.initializers.HeNormal(seed=next(seeds))
     x = layers.Conv2D(
-        filters, kernel, strides, "same", use_bias=False, kernel_initializer=initializer, name=f"{name}_conv"
+        filters, kernel, strides, "same", use_bias=False, kernel_initializer=initializer, name=f"{name}_conv_{step}"
     )(x)
-    x = layers.BatchNormalization(name=f"{name}_norm")(x)
-    return layers.ReLU(name=relu or f"{name}_relu")(x)
+    x = layers.BatchNormalization(name=f"{name}_norm_{step}")(x)
+    return layers.ReLU(name=name if step == "b" else f"{name}_relu_{step}")(x)
 
 
 def _block(x, filters: int, name: str, seeds: Iterator[int], *, strides: int = 1):
-    x = _conv(x, filters, f"{name}_a", seeds, strides=strides)
-    return _conv(x, filters, f"{name}_b", seeds, relu=name)
+    return _conv(_conv(x, filters, name, "a", seeds, strides=strides), filters, name, "b", seeds)
 
 
 def unet(
@@ -75,7 +72,7 @@ def unet(
     -------
     keras.Model
         From grey values in [0, 255], ``(N, size, size, 1)``, to probabilities of the same shape. The outputs of the
-        levels are called ``enc1 … bottleneck … dec1``, the last layers ``logits`` and ``probability``.
+        levels are called ``enc1 … bottleneck … dec1`` (``enc0`` and ``dec0`` at full resolution), the last layers ``logits`` and ``probability``.
 
     Raises
     ------
@@ -118,10 +115,10 @@ def unet(
         x = layers.Concatenate(name=f"skip{level}")([skips[level - 1], x])
         x = _block(x, filters[level - 1], f"dec{level}", seeds)
     if halve:
-        x = _conv(x, HEAD_CHANNELS, "narrow", seeds, kernel=1)
+        x = _conv(x, HEAD_CHANNELS, "dec0", "a", seeds, kernel=1)
         x = layers.UpSampling2D(interpolation="bilinear", name="up0")(x)
-        x = layers.Concatenate(name="skip0")([_conv(grey, HEAD_CHANNELS, "fine", seeds), x])
-        x = _conv(x, HEAD_CHANNELS, "contour", seeds)
+        x = layers.Concatenate(name="skip0")([_conv(grey, HEAD_CHANNELS, "enc0", "b", seeds), x])
+        x = _conv(x, HEAD_CHANNELS, "dec0", "b", seeds)
 
     # Lesions cover a small share of an image: starting from that share spares the first epoch.
     prior = keras.initializers.Constant(-2.0)

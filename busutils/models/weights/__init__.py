@@ -39,7 +39,8 @@ def weights_facts(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``trained_on``: sets, joined by `` + ``; ``held_out``: the fold of each that was left out, or None;
+        ``trained_on``: sets, joined by `` + ``; ``held_out``: the fold that was left out of each, or None; a list with
+        one entry a set where they differ;
         ``generator_version`` of simulated images; ``scores``: one entry a test set.
 
     Raises
