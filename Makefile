@@ -1,5 +1,5 @@
 # Each target sets itself up from nothing but python3 and make.
-#   make lessons   run the lessons on simulated images (the main job)
+#   make lessons   run the lessons on simulated images (the main job); LESSONS="03 04" runs some
 #   make test      lint and types, unit tests, and every lesson against its stored outputs
 #   make jupyter   open the lessons
 #   make figures   redraw every published picture that needs no measurement
@@ -17,7 +17,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $
 .PHONY: lessons test unit lint notebooks solutions refresh figures gate jupyter app site browser links clean
 
 lessons: $(VENV)/.lessons
-	$(BIN)/busutils lessons run --out $(OUT)
+	$(BIN)/busutils lessons run $(LESSONS) --out $(OUT)
 
 test: lint unit notebooks
 
