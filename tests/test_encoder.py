@@ -45,8 +45,8 @@ def test_an_encoder_has_the_levels_of_a_unet():
 
     network = unet(64, filters=(4, 6, 8, 10, 12), encoder="efficientnet-lite0")
     table = describe(network).set_index("level")
-    assert table["height"].tolist() == [32, 16, 8, 4, 2, 4, 8, 16, 32]
-    assert table["channels"].tolist() == [16, 24, 40, 112, 320, 10, 8, 6, 4]
+    assert table["height"].tolist() == [64, 32, 16, 8, 4, 2, 4, 8, 16, 32, 64]
+    assert table["channels"].tolist() == [8, 16, 24, 40, 112, 320, 10, 8, 6, 4, 8]
     assert network.output_shape == (None, 64, 64, 1)
     with pytest.raises(ValueError, match="divisible by 32"):
         unet(48, encoder="efficientnet-lite0")

@@ -434,3 +434,20 @@ def test_a_network_too_large_for_its_file_is_never_built(tiny_unet, tmp_path, mo
         np.savez(path, header=np.array(json.dumps(wrong)), **arrays)
         with pytest.raises(models.WeightsError, match=r"fewer weights|from 1 to 4096|damaged"):
             models.load(path, "keras")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("BUSUTILS_MALLOC", "0"), ("MALLOC_TOP_PAD_", "1")])
+def test_the_allocator_can_be_left_alone(monkeypatch, variable, value):
+    from busutils.models import backend
+
+    changed = []
+    library = type("Library", (), {"mallopt": lambda self, *setting: changed.append(setting)})
+    monkeypatch.setattr(backend.ctypes, "CDLL", lambda name: library())
+    monkeypatch.setattr(backend.sys, "platform", "linux")
+    for name in ("BUSUTILS_MALLOC", "MALLOC_TOP_PAD_"):
+        monkeypatch.delenv(name, raising=False)
+    backend.grow_heaps_in_large_steps()
+    assert len(changed) == 1
+    monkeypatch.setenv(variable, value)
+    backend.grow_heaps_in_large_steps()
+    assert len(changed) == 1

@@ -34,13 +34,16 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def grow_heaps_in_large_steps() -> None:
-    """Let glibc take memory from the system 64 MiB at a time, unless ``MALLOC_TOP_PAD_`` says otherwise.
+    """Let glibc take memory from the system 64 MiB at a time, in the whole process.
+
+    ``BUSUTILS_MALLOC=0`` leaves the allocator as it is, and so does a ``MALLOC_TOP_PAD_`` of your own.
 
     A training step asks for the same few hundred tensors again and again. By default glibc hands their memory back and
     fetches it anew in small pieces, and on a processor the clearing of those pages took half the time of a small
     network's step. Systems without glibc are left as they are.
     """
-    if "MALLOC_TOP_PAD_" not in os.environ and sys.platform == "linux":
+    wanted = os.environ.get("BUSUTILS_MALLOC") != "0" and "MALLOC_TOP_PAD_" not in os.environ
+    if wanted and sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # musl has no such function
             ctypes.CDLL(None).mallopt(-2, 64 * 2**20)  # M_TOP_PAD
 
