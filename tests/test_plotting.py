@@ -1,3 +1,4 @@
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ def phantoms():
     return datasets.load("phantom", n=12, size=64)
 
 
-def test_every_public_function_returns_a_figure(phantoms):
+def test_every_public_function_returns_a_figure(phantoms, monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "figure.max_open_warning", 0)
     images, masks = phantoms.load_arrays(64)
     table = evaluation.compare_methods({"K-Means, textbook": models.KMeansSegmenter(size=64)}, phantoms, 64)
     history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_dice": [0.1, 0.4]})
