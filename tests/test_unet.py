@@ -126,7 +126,7 @@ def test_impossible_settings_are_refused_before_the_training(discs, monkeypatch,
 def make_training(images, masks, **changes):
     held_out = np.zeros(len(images), bool)
     held_out[-4:] = True
-    return Training(settings(**changes), images, masks, held_out, changes.pop("sources", None))
+    return Training(settings(**changes), images, masks, held_out)
 
 
 def test_the_average_of_the_weights_stays_apart_from_the_training(discs):

