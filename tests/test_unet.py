@@ -107,7 +107,6 @@ def test_a_checkpoint_of_another_training_is_refused(discs, tmp_path):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"tta": "turned"}, "tta must be none or mirror"),
-        ({"small_epochs": 5}, "small_epochs must be between 0 and epochs"),
         ({"lesion_free": 1}, "lesion_free is a share"),
         ({"validation_fraction": 1}, "a share of the images"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
@@ -149,19 +148,6 @@ def test_the_average_of_the_weights_stays_apart_from_the_training(discs):
     training.run(None, progress=False)
     for average, weight in zip(training.average, weights_of(training.segmenter), strict=True):
         np.testing.assert_array_equal(average, weight)
-
-
-def test_first_epochs_at_a_smaller_size_hand_their_weights_on(discs):
-    images, masks = discs
-    training = make_training(images[:20], masks[:20], size=64, small_epochs=1, halve=True)
-    training._epoch(0)
-    assert training.network.input_shape == (None, 48, 48, 1)
-    before = [*training.network.get_weights(), *(np.asarray(v) for v in training.optimizer.variables)]
-    training._set_size(training._size_of(1))
-    assert training.network.input_shape == (None, 64, 64, 1)
-    after = [*training.network.get_weights(), *(np.asarray(v) for v in training.optimizer.variables)]
-    for a, b in zip(before, after, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_an_epoch_draws_from_sources_by_the_square_root_of_their_size(discs):

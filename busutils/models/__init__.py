@@ -14,7 +14,6 @@ from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
 _LAZY = {
     "ConstantMaskSegmenter": "busutils.models.constant",
     "KMeansSegmenter": "busutils.models.kmeans",
-    "EnsembleSegmenter": "busutils.models.ensemble",
     "RUNTIMES": "busutils.models.runtimes",
     "RuntimeNotAvailable": "busutils.models.runtimes",
     "export_network": "busutils.models.export",

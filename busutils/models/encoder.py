@@ -1,4 +1,4 @@
-"""Pretrained encoders: EfficientNet-Lite0, layer by layer, its ImageNet weights read without PyTorch; and Keras' own.
+"""Pretrained encoders: EfficientNet-Lite0, layer by layer, its ImageNet weights read without PyTorch.
 
 References
 ----------
@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections
 import hashlib
 import importlib.util
-import inspect
 import pickle
 import struct
 from pathlib import Path
@@ -24,7 +23,7 @@ from busutils.errors import BusutilsError
 from busutils.models.backend import keras
 from busutils.models.segmenter import WeightsError
 
-__all__ = ["feature_maps", "lite0", "load_imagenet", "names_of_encoder", "read_imagenet"]
+__all__ = ["lite0", "load_imagenet", "names_of_encoder", "read_imagenet"]
 
 layers = keras.layers
 
@@ -94,49 +93,6 @@ def lite0(image) -> list:
     return features
 
 
-def feature_maps(image, encoder: str) -> list:
-    """Feature maps of an encoder at strides 2, 4, 8, 16 and 32.
-
-    Parameters
-    ----------
-    image : (N, S, S, 1) Keras tensor
-        Standardised grey values; S a multiple of 32.
-    encoder : str
-        ``efficientnet-lite0``, or a class of ``keras.applications`` such as ``MobileNetV2``, whose weights Keras downloads.
-
-    Returns
-    -------
-    list of Keras tensors
-        Of each size the last one in the network.
-
-    Raises
-    ------
-    ValueError
-        If there is no such encoder, or it does not halve the image five times.
-    """
-    if encoder == LITE0:
-        return lite0(image)
-    layer_of = {layer.output.shape[1]: layer for layer in _application(encoder, None, image).layers}
-    sides = [image.shape[1] >> halvings for halvings in range(1, 6)]
-    if not all(side in layer_of for side in sides):
-        raise BusutilsError(f"{encoder} does not halve an image five times: choose another encoder")
-    return [layer_of[side].output for side in sides]
-
-
-def _application(encoder: str, weights: str | None, image=None) -> keras.Model:
-    build = getattr(keras.applications, encoder, None)
-    if not inspect.isfunction(build):
-        raise BusutilsError(
-            f"unknown encoder {encoder!r}: choose {LITE0}, a class of keras.applications such as MobileNetV2, or None "
-            "for a U-Net from scratch"
-        )
-    image = keras.Input((64, 64, 1)) if image is None else image
-    # About [-1, 1], as most of them expect; fine-tuning makes up for the rest.
-    colour = layers.Concatenate(name="colour")([layers.Rescaling(0.5, name="scale")(image)] * 3)
-    plain = {"include_preprocessing": False} if "include_preprocessing" in inspect.signature(build).parameters else {}
-    return build(include_top=False, weights=weights, input_tensor=colour, **plain)
-
-
 def names_of_encoder(network: keras.Model) -> set[str]:
     """Names of the layers that the bottleneck of a network rests on."""
     found, todo = set(), [network.get_layer("bottleneck")]
@@ -149,26 +105,19 @@ def names_of_encoder(network: keras.Model) -> set[str]:
     return found
 
 
-def load_imagenet(network: keras.Model, encoder: str = LITE0) -> None:
+def load_imagenet(network: keras.Model) -> None:
     """Fill the encoder of a network with its ImageNet weights.
 
     Parameters
     ----------
     network : keras.Model
-        Built with :func:`feature_maps`.
-    encoder : str
-        The same name.
+        Built on :func:`lite0`.
 
     Raises
     ------
     busutils.models.WeightsError
         If the file is missing, not the published one, or does not fit.
     """
-    if encoder != LITE0:
-        for layer in _application(encoder, "imagenet").layers:
-            if layer.weights:
-                network.get_layer(layer.name).set_weights(layer.get_weights())
-        return
     arrays = read_imagenet()
 
     def norm(name: str) -> list[np.ndarray]:

@@ -37,13 +37,12 @@ def export_network(
 ) -> Path:
     """Write a segmenter's network as ONNX, with what else is needed to use it in the file's metadata.
 
-    The network takes grey levels as ``(N, size, size, 1)`` float32 and gives probabilities. The members of an ensemble become
-    one network that gives their mean. What has to be done before and after is described in :mod:`busutils.models.runtimes`.
+    The network takes grey levels as ``(N, size, size, 1)`` float32 and gives probabilities. What has to be done before and after is described in :mod:`busutils.models.runtimes`.
 
     Parameters
     ----------
     segmenter : Segmenter
-        A fitted one with a network: a ``UNetSegmenter``, with any encoder, or an ``EnsembleSegmenter``.
+        A fitted one with a network: a ``UNetSegmenter``.
     path : path-like
         Ends in ``.onnx``.
     precision : {"float32", "int8"}
@@ -65,7 +64,7 @@ def export_network(
         If the packages of the extra ``export`` are missing.
     """
     path = Path(path)
-    if segmenter.network_ is None and not segmenter.members_:
+    if segmenter.network_ is None:
         raise BusutilsError(f"a {type(segmenter).__name__} has no network to export: give a fitted UNetSegmenter")
     if path.suffix != ".onnx":
         raise BusutilsError(f"an exported network ends in .onnx, not in {path.name!r}")
@@ -89,17 +88,9 @@ def _write(segmenter: Any, path: Path, content: str) -> Path:
         import tf2onnx  # noqa: F401  Keras needs it
     except ImportError as error:
         raise MissingPackageError("exports need further packages: pip install 'busutils[export]'") from error
-    from busutils.models.backend import keras, quiet_stderr
+    from busutils.models.backend import quiet_stderr
 
-    networks = [_single_precision(member).network_ for member in segmenter.members_ or [segmenter]]
-    if len(networks) == 1:
-        network = networks[0]
-    else:
-        # Networks of one recipe have one name, and parts of a network must have different ones.
-        image = keras.Input(networks[0].input_shape[1:], name="image")
-        parts = [keras.Model(n.input, n.output, name=f"member_{i}") for i, n in enumerate(networks)]
-        network = keras.Model(image, keras.layers.Average()([part(image) for part in parts]))
-    side = segmenter.size
+    network, side = _single_precision(segmenter).network_, segmenter.size
     network.predict_on_batch(np.zeros((1, side, side, 1), np.float32))  # Keras exports networks that were called
     with quiet_stderr():
         network.export(str(path), format="onnx", verbose=False)
@@ -107,7 +98,7 @@ def _write(segmenter: Any, path: Path, content: str) -> Path:
     return path
 
 
-def _describe(segmenter: Segmenter, path: Path, content: str) -> None:
+def _describe(segmenter: Any, path: Path, content: str) -> None:
     import onnx
 
     model = onnx.load(str(path))
@@ -118,8 +109,7 @@ def _describe(segmenter: Segmenter, path: Path, content: str) -> None:
         "size": segmenter.size,
         "threshold": segmenter.threshold_,
         "min_area": segmenter.min_area,
-        "min_confidence": segmenter.min_confidence_,
-        "tta": (segmenter.members_ or [segmenter])[0].tta,
+        "tta": segmenter.tta,
         "content": content,
         "provenance": dict(segmenter.provenance),
     }
@@ -164,10 +154,10 @@ def _quantize(whole: Path, path: Path, squares: np.ndarray) -> None:
     )
 
 
-def _single_precision(member: Any) -> Any:
+def _single_precision(segmenter: Any) -> Any:
     """The same U-Net computing in float32: a file for every processor holds no half precision."""
-    if member.precision == "float32":
-        return member
-    plain = type(member)(**{**member.get_params(deep=False), "precision": "float32"})
-    plain._set_arrays(member._arrays())
+    if segmenter.precision == "float32":
+        return segmenter
+    plain = type(segmenter)(**{**segmenter.get_params(deep=False), "precision": "float32"})
+    plain._set_arrays(segmenter._arrays())
     return plain

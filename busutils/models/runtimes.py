@@ -2,7 +2,7 @@
 
 An export is the network alone. What stands around it is the same for every runtime, and is code that needs neither
 TensorFlow nor Keras (:mod:`busutils.io.resize`, :func:`busutils.models.clean_mask`). A program in another language that
-uses the file has to do as much; ``size, threshold, min_area, min_confidence`` and ``tta`` stand, as JSON, in the file's
+uses the file has to do as much; ``size, threshold, min_area`` and ``tta`` stand, as JSON, in the file's
 ``metadata_props`` under ``busutils``.
 
 1. Grey levels 0 to 255, whole numbers; colour becomes grey by luma (ITU-R 601).
@@ -13,8 +13,7 @@ uses the file has to do as much; ``size, threshold, min_area, min_confidence`` a
    mirrored back.
 5. Resize the map to the image's own size by the rule of step 2, without rounding.
 6. Lesion is what is at or above ``threshold``. Fill holes. Drop regions (pixels that touch at corners belong together)
-   smaller than ``min_area`` as a share of the image, and those whose most probable pixels, as many as a thousandth of the
-   image, have a mean probability below ``min_confidence``.
+   smaller than ``min_area`` as a share of the image.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ RUNTIMES = ("onnx", "keras")
 #: Names of K-Means presets, which need no weights.
 KMEANS = {"kmeans-textbook": "textbook", "kmeans-rules": "rules", "kmeans-improved": "improved", "kmeans-best": "best"}
 
-_EXPORT_VERSION = 3  # of kept exports; to be raised when what export_network writes changes
+_EXPORT_VERSION = 4  # of kept exports; to be raised when what export_network writes changes
 _TITLES = {"onnx": "ONNX Runtime", "keras": "Keras"}
 _PACKAGES = {"onnx": "onnxruntime", "keras": "keras"}
 _EXTRAS = {"onnx": "export", "keras": "tf"}
@@ -97,7 +96,7 @@ class OnnxSegmenter(Segmenter):
             self.session_ = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             about = json.loads(self.session_.get_modelmeta().custom_metadata_map["busutils"])
             self.size, self.min_area, self.tta = about["size"], float(about["min_area"]), about["tta"]
-            self.threshold_, self.min_confidence_ = float(about["threshold"]), float(about["min_confidence"])
+            self.threshold_ = float(about["threshold"])
             self.provenance = about.get("provenance", {})
             self._check_bounds()
         except Exception as error:  # ONNX Runtime raises classes of its own
@@ -258,6 +257,6 @@ def _exported(path: Path, streams: int) -> OnnxSegmenter:
 
 def _has_network(path: Path) -> bool:
     try:
-        return read_archive(path, only="header")[0]["class"] in ("UNetSegmenter", "EnsembleSegmenter")
+        return read_archive(path, only="header")[0]["class"] == "UNetSegmenter"
     except Exception:  # loading says what is wrong
         return False

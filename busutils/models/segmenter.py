@@ -29,8 +29,6 @@ from busutils.jobs import atomic_path
 __all__ = ["FORMAT_VERSION", "Segmenter", "WeightsError", "check_images", "clean_mask", "read_archive"]
 
 FORMAT_VERSION = 1
-# Of an image; so many pixels tell how sure a network is of a region.
-CONFIDENT_SHARE = 0.001
 # Of files that are loaded: larger ones would take memory before they turn out to be damaged.
 MAX_BYTES, MAX_HEADER_BYTES, MAX_SIZE = 2**31, 2**24, 4096
 
@@ -93,16 +91,8 @@ def check_masks(masks: Images, images: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(mask) for mask in masks]
 
 
-def clean_mask(
-    mask: np.ndarray,
-    *,
-    min_area: float = 0.0,
-    largest: bool = False,
-    fill: bool = True,
-    prob: np.ndarray | None = None,
-    min_confidence: float = 0.0,
-) -> np.ndarray:
-    """Post-process a mask: fill holes, drop specks and uncertain regions, optionally keep the largest region only.
+def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False, fill: bool = True) -> np.ndarray:
+    """Post-process a mask: fill holes, drop small regions, optionally keep the largest region only.
 
     Parameters
     ----------
@@ -114,11 +104,6 @@ def clean_mask(
         Keep only the largest region. Wrong for images with several lesions.
     fill : bool, default True
         Fill holes: a lesion has none.
-    prob : (H, W) float ndarray, optional
-        The probability map, needed with `min_confidence`.
-    min_confidence : float, default 0
-        Regions with a lower confidence, see :func:`region_confidences`, are dropped: what a network marks in normal images
-        is seldom marked with conviction.
 
     Returns
     -------
@@ -141,50 +126,16 @@ def clean_mask(
         slice(line.argmax(), line.size - line[::-1].argmax()) for line in (np.any(mask, axis=1), np.any(mask, axis=0))
     )
     part = ndimage.binary_fill_holes(mask[box]) if fill else mask[box]
-    if min_area > 0 or largest or min_confidence > 0:
+    if min_area > 0 or largest:
         regions, _ = ndimage.label(part, structure=np.ones((3, 3)))
         areas = np.bincount(regions.ravel())
         keep = areas >= max(min_area * mask.size, 1)
         keep[0] = False
-        if min_confidence > 0:
-            assert prob is not None
-            n_pixels = max(1, round(CONFIDENT_SHARE * mask.size))
-            keep &= region_confidences(regions, prob[box], n_pixels) >= min_confidence
         if largest:
             keep &= np.arange(len(areas)) == 1 + areas[1:].argmax()
         part = keep[regions]
     cleaned[box] = part
     return cleaned
-
-
-def region_confidences(regions: np.ndarray, prob: np.ndarray, n_pixels: int = 1) -> np.ndarray:
-    """How sure a network is of each region at its surest: mean of its largest probabilities.
-
-    Parameters
-    ----------
-    regions : (H, W) int ndarray
-        Labels from 0 (background) to n.
-    prob : (H, W) float ndarray
-        Probabilities.
-    n_pixels : int, default 1
-        How many are averaged. A single pixel would be noise, and the whole region would make large lesions with soft
-        borders look doubtful; :func:`clean_mask` takes a thousandth of the image.
-
-    Returns
-    -------
-    (n + 1,) float ndarray
-        In [0, 1]; that of the background is 0.
-
-    Examples
-    --------
-    >>> region_confidences(np.array([[0, 1, 1], [2, 0, 0]]), np.array([[0.1, 0.7, 0.9], [0.6, 0.0, 0.0]])).tolist()
-    [0.0, 0.9, 0.6]
-    """
-    found = np.zeros(int(regions.max(initial=0)) + 1)
-    for label, place in enumerate(ndimage.find_objects(regions), start=1):
-        values = prob[place][regions[place] == label]
-        found[label] = np.sort(values)[-n_pixels:].mean()
-    return found
 
 
 class Segmenter(BaseEstimator):
@@ -205,8 +156,6 @@ class Segmenter(BaseEstimator):
         What computes the network: one of :data:`busutils.models.runtimes.RUNTIMES`; empty where there is no network.
     network_ : keras.Model or None
         The trained network, where Keras runs one.
-    members_ : sequence of Segmenter
-        The segmenters of which this one is the mean; empty for all but an ensemble.
     min_area : float
         Predicted regions smaller than this share of the image are dropped.
     provenance : dict
@@ -222,7 +171,6 @@ class Segmenter(BaseEstimator):
     size: int
     min_area: float = 0.0
     network_: Any = None
-    members_: Sequence[Segmenter] = ()
     fitted_: bool = False
     _provenance: Mapping[str, Any] = {}
 
@@ -368,15 +316,6 @@ class Segmenter(BaseEstimator):
         self._threshold = float(value)
 
     @property
-    def min_confidence_(self) -> float:
-        """Confidence that a predicted region must have to be kept, see :func:`clean_mask`; 0 keeps all."""
-        return float(self.__dict__.get("_min_confidence", 0.0))
-
-    @min_confidence_.setter
-    def min_confidence_(self, value: float) -> None:
-        self._min_confidence = float(value)
-
-    @property
     def provenance(self) -> Mapping[str, Any]:
         """What shaped this method, see the attributes of :class:`Segmenter`."""
         return self._provenance
@@ -403,9 +342,9 @@ class Segmenter(BaseEstimator):
         Returns
         -------
         (H, W) bool ndarray
-            Without holes, and without regions below `min_area` and `min_confidence_`.
+            Without holes, and without regions below `min_area`.
         """
-        return clean_mask(mask, min_area=self.min_area, prob=prob, min_confidence=self.min_confidence_)
+        return clean_mask(mask, min_area=self.min_area)
 
     # -- what a subclass writes ------------------------------------------------------------------------------
 
@@ -425,13 +364,13 @@ class Segmenter(BaseEstimator):
 
     def _state(self) -> dict[str, Any]:
         """Small fitted values beside the arrays, as JSON."""
-        state: dict[str, Any] = {"threshold": self.threshold_, "min_confidence": self.min_confidence_}
+        state: dict[str, Any] = {"threshold": self.threshold_}
         return {**state, "provenance": dict(self._provenance)} if self._provenance else state
 
     def _set_state(self, state: dict[str, Any]) -> None:
         self.threshold_ = state.get("threshold", 0.5)
-        # Files written before version 0.2 call it "confidence".
-        self.min_confidence_ = state.get("min_confidence", state.get("confidence", 0.0))
+        if state.get("min_confidence", state.get("confidence")):
+            raise WeightsError("the file drops regions by a minimum confidence, as version 0.1 did: train it again")
         self.provenance = state.get("provenance", {})
 
     def _check_fitted(self) -> None:
@@ -506,7 +445,7 @@ class Segmenter(BaseEstimator):
     def _from_archive(cls, path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Segmenter:
         if header["format"] > FORMAT_VERSION:
             raise WeightsError(f"{path} has format {header['format']}, newer than {FORMAT_VERSION}: update busutils")
-        for module in ("constant", "kmeans", "training", "ensemble"):  # each makes its method known
+        for module in ("constant", "kmeans", "training"):  # each makes its method known
             importlib.import_module(f"busutils.models.{module}")
         if header["class"] not in Segmenter._classes:
             raise WeightsError(f"{path} holds an unknown method {header['class']!r}: update busutils")
@@ -535,7 +474,7 @@ class Segmenter(BaseEstimator):
         """Refuse what a file says of size and thresholds, where memory would not suffice or nothing would be found."""
         if not isinstance(self.size, int) or not 1 <= self.size <= MAX_SIZE:
             raise WeightsError(f"the size must be a whole number from 1 to {MAX_SIZE}, the file says {self.size!r}")
-        shares = {"threshold": self.threshold_, "min_confidence": self.min_confidence_, "min_area": self.min_area}
+        shares = {"threshold": self.threshold_, "min_area": self.min_area}
         for name, value in shares.items():
             if not 0 <= value <= 1:  # nor is NaN
                 raise WeightsError(f"{name} must lie in [0, 1], the file says {value!r}")

@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 THRESHOLDS = np.round(np.arange(0.3, 0.701, 0.05), 2)
+ENCODER_LR_SCALE = 0.3  # learning rate of pretrained weights, as a share of the others'
 
 
 def validation_groups(groups: Sequence[Any] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -93,12 +94,9 @@ class UNetSegmenter(Segmenter):
     filters : tuple of int
         Channels at every level, see :func:`busutils.models.unet.unet`.
     encoder : str or None
-        Take a contracting path that was trained on ImageNet: ``efficientnet-lite0``, or a class of ``keras.applications``
-        whose weights Keras downloads; see :mod:`busutils.models.encoder`.
+        ``efficientnet-lite0`` takes a contracting path that was trained on ImageNet, see :mod:`busutils.models.encoder`.
     halve : bool, default False
         Halve the image in the first convolution, see :func:`busutils.models.unet.unet`.
-    encoder_lr_scale : float, default 0.3
-        Learning rate of the encoder's weights, as a share of the others'.
     init_weights : str or None
         Weights to begin with: a name from :func:`busutils.models.list_weights` or a file, of the same network. The
         default is random weights, and ImageNet's for the encoder.
@@ -106,8 +104,6 @@ class UNetSegmenter(Segmenter):
         At the bottleneck.
     epochs : int, default 40
         Passes over the training images.
-    small_epochs : int, default 0
-        So many of them, the first ones, see the images at about 70 % of the size, which takes half the time.
     batch_size : int, default 8
         Images a step.
     learning_rate : float, default 2e-3
@@ -153,11 +149,9 @@ class UNetSegmenter(Segmenter):
         filters: tuple[int, ...] = LIGHT,
         encoder: str | None = None,
         halve: bool = False,
-        encoder_lr_scale: float = 0.3,
         init_weights: str | None = None,
         dropout: float = 0.0,
         epochs: int = 40,
-        small_epochs: int = 0,
         batch_size: int = 8,
         learning_rate: float = 2e-3,
         augmentation: float | tuple[float, float] = 1.0,
@@ -172,11 +166,9 @@ class UNetSegmenter(Segmenter):
         self.filters = filters
         self.encoder = encoder
         self.halve = halve
-        self.encoder_lr_scale = encoder_lr_scale
         self.init_weights = init_weights
         self.dropout = dropout
         self.epochs = epochs
-        self.small_epochs = small_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.augmentation = augmentation
@@ -236,8 +228,6 @@ class UNetSegmenter(Segmenter):
                 raise BusutilsError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.tta not in TTA:
             raise BusutilsError(f"tta must be {' or '.join(TTA)}, got {self.tta!r}")
-        if not 0 <= self.small_epochs <= self.epochs:
-            raise BusutilsError(f"small_epochs must be between 0 and epochs ({self.epochs}), got {self.small_epochs}")
         if not 0 <= self.lesion_free < 1:
             raise BusutilsError(f"lesion_free is a share of the images, 0 or more and below 1, got {self.lesion_free}")
         if not 0 <= self.validation_fraction < 1:
@@ -255,13 +245,13 @@ class UNetSegmenter(Segmenter):
                 f"there are no weights {self.init_weights} to start from: name a file, or one of {shipped}"
             )
 
-    def _build(self, size: int | None = None) -> Any:
+    def _build(self) -> Any:
         from busutils.models.backend import precision
         from busutils.models.unet import unet
 
         with precision(self.precision):
             return unet(
-                size or self.size,
+                self.size,
                 filters=self.filters,
                 encoder=self.encoder,
                 halve=self.halve,
@@ -269,11 +259,11 @@ class UNetSegmenter(Segmenter):
                 seed=self.seed,
             )
 
-    def _starting_network(self, size: int | None = None) -> Any:
-        network = self._build(size)
+    def _starting_network(self) -> Any:
+        network = self._build()
         if self.init_file is not None:
             before = Segmenter.load(self.init_file)
-            weights = before.network_.get_weights() if before.network_ is not None else []
+            weights = [] if before.network_ is None else before.network_.get_weights()
             if [w.shape for w in weights] != [tuple(w.shape) for w in network.weights]:
                 raise WeightsError(
                     f"{self.init_weights} holds another network than the one to be trained: give equal settings"
@@ -282,7 +272,7 @@ class UNetSegmenter(Segmenter):
         elif self.encoder is not None:
             from busutils.models.encoder import load_imagenet
 
-            load_imagenet(network, self.encoder)
+            load_imagenet(network)
         return network
 
     def _fit(  # type: ignore[override]
@@ -401,11 +391,6 @@ def choose_threshold(segmenter: UNetSegmenter, images: np.ndarray, masks: np.nda
     return float(np.median(THRESHOLDS[scores >= scores.max() - 0.002]))
 
 
-def small_size(size: int, stride: int) -> int:
-    """About 70 % of a network's side, rounded to a multiple of its coarsest stride."""
-    return max(stride, round(0.7 * size / stride) * stride)
-
-
 class Training:
     """One run of the recipe: network, optimiser and the average of the weights, all of which a checkpoint holds."""
 
@@ -417,41 +402,22 @@ class Training:
         held_out: np.ndarray,
         sources: Sequence[Any] | None = None,
     ) -> None:
+        from busutils.models.backend import across_devices
+
         self.segmenter = segmenter
         self.images, self.masks, self.held_out = images, masks, held_out
         self.sources = np.zeros(len(images), int) if sources is None else np.asarray(sources)
+        squares = np.stack([resize_image(image, segmenter.size) for image in images])
+        truths = np.stack([resize_mask(mask, segmenter.size) for mask in masks])
+        self.train = squares[~held_out], truths[~held_out]
+        self.validation = squares[held_out], truths[held_out]
         self.steps = math.ceil((~held_out).sum() / segmenter.batch_size)
         # Averaging over a twentieth of all steps: the last ones take ever smaller steps around one point.
         self.momentum = 1 - 1 / max(2, 0.05 * self.steps * segmenter.epochs)
         self.history: list[dict[str, float]] = []
-        self.size = 0
-        self._set_size(self._size_of(0))
-        self.average = [np.array(weight) for weight in self.network.get_weights()]
-
-    def _size_of(self, epoch: int) -> int:
-        segmenter = self.segmenter
-        if epoch >= segmenter.small_epochs:
-            return segmenter.size
-        return small_size(
-            segmenter.size, 2 ** (len(segmenter.filters) - (0 if segmenter.halve or segmenter.encoder else 1))
-        )
-
-    def _set_size(self, size: int) -> None:
-        """Build network and optimiser for a side length, with the weights and moments that there were before."""
-        from busutils.models.backend import across_devices
-
-        if size == self.size:
-            return
-        before = self._state() if self.size else None
-        self.size = size
-        squares = np.stack([resize_image(image, size) for image in self.images])
-        truths = np.stack([resize_mask(mask, size) for mask in self.masks])
-        self.train = squares[~self.held_out], truths[~self.held_out]
-        self.validation = squares[self.held_out], truths[self.held_out]
         with across_devices():
             self._prepare()
-        if before is not None:
-            self._set_state(before)
+        self.average = [np.array(weight) for weight in self.network.get_weights()]
 
     def _prepare(self) -> None:
         from busutils.models.backend import keras
@@ -460,7 +426,7 @@ class Training:
         from busutils.models.optimizer import LayerwiseAdamW
 
         segmenter = self.segmenter
-        self.network = segmenter._starting_network(self.size)
+        self.network = segmenter._starting_network()
         rate = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.01 * segmenter.learning_rate,
             decay_steps=max(self.steps * (segmenter.epochs - 1), 1),
@@ -468,7 +434,7 @@ class Training:
             warmup_target=segmenter.learning_rate,
             warmup_steps=self.steps,
         )
-        scales = dict.fromkeys(names_of_encoder(self.network), segmenter.encoder_lr_scale) if segmenter.encoder else {}
+        scales = dict.fromkeys(names_of_encoder(self.network), ENCODER_LR_SCALE) if segmenter.encoder else {}
         self.optimizer = LayerwiseAdamW(rate, scales, weight_decay=1e-4)
         self.network.compile(self.optimizer, loss=bce_dice_loss)
         self.optimizer.build(self.network.trainable_variables)
@@ -494,7 +460,6 @@ class Training:
                 bar.update()
                 if path is not None:
                     self._save(path)
-        self._set_size(segmenter.size)
         self.network.set_weights(self.average)
         segmenter.network_ = self.network
         segmenter.history_ = pd.DataFrame(self.history)
@@ -505,7 +470,6 @@ class Training:
         from busutils.models.backend import keras
 
         start = time.perf_counter()
-        self._set_size(self._size_of(epoch))
         self._seed_dropout(epoch)
         follow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: self._follow(step))
         fit = self.network.fit(self._batches(epoch), epochs=1, shuffle=False, verbose=0, callbacks=[follow])
@@ -598,7 +562,7 @@ class Training:
             variable.assign(value)
 
     def _save(self, path: Path) -> None:
-        header = {"identity": self._identity, "history": self.history, "size": self.size}
+        header = {"identity": self._identity, "history": self.history}
         arrays = {f"v{i:04d}": value for i, value in enumerate(self._state())}
         arrays |= {f"a{i:04d}": value for i, value in enumerate(self.average)}
         with jobs.atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -615,7 +579,6 @@ class Training:
             raise WeightsError(
                 f"{path} belongs to a training with other images or settings: delete it or name another file"
             )
-        self._set_size(header["size"])
         self._set_state([arrays[name] for name in sorted(arrays) if name.startswith("v")])
         self.average = [arrays[name] for name in sorted(arrays) if name.startswith("a")]
         self.history = header["history"]

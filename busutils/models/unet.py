@@ -57,8 +57,8 @@ def unet(
         Channels at every level, from the finest to the bottleneck. With an encoder, those of the decoder's levels at
         strides 2, 4, 8 and 16; the bottleneck is the encoder's own, and the last entry is not used.
     encoder : str or None
-        Replaces the contracting path: ``efficientnet-lite0``, or a class of ``keras.applications``. Its ImageNet weights
-        are filled in by :func:`busutils.models.encoder.load_imagenet`.
+        ``efficientnet-lite0`` replaces the contracting path; its ImageNet weights are filled in by
+        :func:`busutils.models.encoder.load_imagenet`.
     halve : bool, default False
         Halve the image in the first convolution, so that the levels have strides 2, 4, 8 …, and draw the contour in a
         thin last level at full resolution. That saves three quarters of the computation. An encoder always halves. With
@@ -80,6 +80,8 @@ def unet(
         If the size cannot be halved often enough, or the encoder is unknown.
     """
     n_levels = len(filters)
+    if encoder not in (None, "efficientnet-lite0"):
+        raise BusutilsError(f"unknown encoder {encoder!r}: choose efficientnet-lite0, or None for a U-Net from scratch")
     if encoder is not None and n_levels != 5:
         raise BusutilsError(f"a U-Net with this encoder has 5 levels, but filters has {n_levels} entries")
     if n_levels < 2:
@@ -102,10 +104,9 @@ def unet(
             x = _block(x, width, name, seeds, strides=2 if halve and not level else 1)
             features.append(x)
     else:
-        from busutils.models.encoder import feature_maps
+        from busutils.models.encoder import lite0
 
-        maps = feature_maps(grey, encoder)
-        features = [layers.Identity(name=name)(feature) for name, feature in zip(names, maps, strict=True)]
+        features = [layers.Identity(name=name)(feature) for name, feature in zip(names, lite0(grey), strict=True)]
 
     *skips, x = features
     if dropout:
