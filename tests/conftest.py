@@ -83,7 +83,7 @@ def tiny_unet(discs):
     from busutils.models import UNetSegmenter
 
     images, masks = discs
-    return UNetSegmenter(size=32, filters=(8, 16, 32), epochs=12, dropout=0.1).fit(images, masks)
+    return UNetSegmenter(size=32, filters=(8, 16, 32), halve=False, epochs=12, dropout=0.1).fit(images, masks)
 
 
 @pytest.fixture(scope="module")

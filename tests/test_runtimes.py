@@ -147,7 +147,7 @@ def test_runtimes_are_refused_in_one_sentence(tmp_path, discs, monkeypatch):
 def test_whole_numbers_of_8_bits_draw_nearly_the_same_in_a_quarter_of_the_space(discs, tmp_path):
     needs("onnxruntime", "tf2onnx")
     images, masks = discs
-    trained = models.UNetSegmenter(size=32, filters=(16, 32, 64), epochs=4).fit(images, masks)
+    trained = models.UNetSegmenter(size=32, filters=(16, 32, 64), epochs=14).fit(images, masks)
     paths = [
         models.export_network(trained, tmp_path / f"{precision}.onnx", precision=precision, images=images[:8])
         for precision in ("float32", "int8")

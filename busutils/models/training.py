@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "light": {},
     "encoder": {"size": 224, "encoder": "efficientnet-lite0", "batch_size": 16, "learning_rate": 1e-3, "tta": "mirror"},
     # 31 million weights, as in the paper of 2015.
-    "classic": {"filters": (64, 128, 256, 512, 1024)},
+    "classic": {"size": 128, "filters": (64, 128, 256, 512, 1024), "halve": False},
 }
 
 THRESHOLDS = np.round(np.arange(0.3, 0.701, 0.05), 2)
@@ -89,13 +89,13 @@ class UNetSegmenter(Segmenter):
 
     Parameters
     ----------
-    size : int, default 128
+    size : int, default 160
         Side of the network's square, in pixels.
     filters : tuple of int
         Channels at every level, see :func:`busutils.models.unet.unet`.
     encoder : str or None
         ``efficientnet-lite0`` takes a contracting path that was trained on ImageNet, see :mod:`busutils.models.encoder`.
-    halve : bool, default False
+    halve : bool, default True
         Halve the image in the first convolution, see :func:`busutils.models.unet.unet`.
     init_weights : str or None
         Weights to begin with: a name from :func:`busutils.models.list_weights` or a file, of the same network. The
@@ -145,10 +145,10 @@ class UNetSegmenter(Segmenter):
     def __init__(
         self,
         *,
-        size: int = 128,
+        size: int = 160,
         filters: tuple[int, ...] = LIGHT,
         encoder: str | None = None,
-        halve: bool = False,
+        halve: bool = True,
         init_weights: str | None = None,
         dropout: float = 0.0,
         epochs: int = 40,

@@ -39,11 +39,11 @@ def _block(x, filters: int, name: str, seeds: Iterator[int], *, strides: int = 1
 
 
 def unet(
-    size: int = 128,
+    size: int = 160,
     *,
     filters: Sequence[int] = (16, 32, 64, 128, 256),
     encoder: str | None = None,
-    halve: bool = False,
+    halve: bool = True,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> keras.Model:
@@ -51,7 +51,7 @@ def unet(
 
     Parameters
     ----------
-    size : int, default 128
+    size : int, default 160
         Side of the square input in pixels; a multiple of the coarsest level's stride.
     filters : sequence of int
         Channels at every level, from the finest to the bottleneck. With an encoder, those of the decoder's levels at
@@ -59,7 +59,7 @@ def unet(
     encoder : str or None
         ``efficientnet-lite0`` replaces the contracting path; its ImageNet weights are filled in by
         :func:`busutils.models.encoder.load_imagenet`.
-    halve : bool, default False
+    halve : bool, default True
         Halve the image in the first convolution, so that the levels have strides 2, 4, 8 …, and draw the contour in a
         thin last level at full resolution. That saves three quarters of the computation. An encoder always halves. With
         False and ``filters=(64, 128, 256, 512, 1024)`` it is the network of the 2015 paper (31 million weights).
