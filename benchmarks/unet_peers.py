@@ -49,7 +49,7 @@ def epochs_of_light(data: dict[str, np.ndarray], seed: int) -> Iterator[tuple[Pr
     from busutils import models
     from busutils.models.training import Training, network_proba
 
-    settings = models.UNetSegmenter(seed=seed)
+    settings = models.UNetSegmenter(size=SIZE, seed=seed)
     empty = data["images"][:0]
     training = Training(settings, data["images"], data["masks"], empty, empty.astype(bool))
     network = training.network

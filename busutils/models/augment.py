@@ -44,21 +44,50 @@ def lesion_free_window(mask: np.ndarray, rng: np.random.Generator, *, tries: int
 def _geometry(rng: np.random.Generator, size: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """A random map from output to input pixels: flip, rotation, scale, aspect ratio and shift about the centre."""
     angle = np.deg2rad(rng.uniform(-15, 15) * strength)
-    scale = np.exp(rng.uniform(np.log(0.7), np.log(1.4)) * strength)
-    # The ratio of width to height changes by up to 1.5: as much as it differs between hospitals, whose images all become squares.
-    stretch = np.exp(rng.uniform(-0.2, 0.2) * strength)
+    scale = np.exp(rng.uniform(np.log(0.6), np.log(1.6)) * strength)
+    # The ratio of width to height changes by up to 2: images of all shapes become squares, in every hospital differently.
+    stretch = np.exp(rng.uniform(-0.35, 0.35) * strength)
     flip = rng.choice([-1.0, 1.0])
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = rotation @ np.diag([stretch / scale, flip / (stretch * scale)])
     centre = (size - 1) / 2
-    shift = rng.uniform(-0.1, 0.1, 2) * size * strength
+    shift = rng.uniform(-0.15, 0.15, 2) * size * strength
     return matrix, centre - matrix @ (np.full(2, centre) + shift)
 
 
+def _processing(values: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """What scanners do to an image before it is stored: a grey map, a filter, uneven gain, black borders."""
+    size = values.shape[0]
+    if rng.random() < 0.7:
+        # A random rising curve through four equal steps of the input.
+        curve = np.concatenate([[0], np.cumsum(rng.dirichlet(np.full(4, 2.0)))])
+        share = rng.uniform(0, 1) * min(strength, 1)
+        values = ((1 - share) * values + share * np.interp(values, np.linspace(0, 1, 5), curve)).astype(np.float32)
+    kind = rng.random()
+    if kind < 0.2:  # smoothed speckle
+        values = ndimage.median_filter(values, size=int(rng.choice([3, 5])))
+    elif kind < 0.4:  # enhanced edges
+        smooth = ndimage.gaussian_filter(values, rng.uniform(0.8, 2))
+        values = np.clip(values + rng.uniform(0.3, 1.2) * strength * (values - smooth), 0, 1)
+    elif kind < 0.55:  # coarse pixels
+        coarse = max(16, int(size / rng.uniform(1.5, 3.5)))
+        values = ndimage.zoom(ndimage.zoom(values, coarse / size, order=1), size / coarse, order=1)
+    if rng.random() < 0.3:
+        field = ndimage.gaussian_filter(rng.standard_normal(values.shape, np.float32), size * rng.uniform(0.12, 0.3))
+        values = np.clip(values * (1 + rng.uniform(0, 0.25) * strength * field / (field.std() + 1e-6)), 0, 1)
+    if rng.random() < 0.2:
+        width = max(1, int(size * rng.uniform(0.02, 0.15)))
+        values = values.copy()
+        values[[np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]][rng.integers(3)]] = 0
+    return values.astype(np.float32)
+
+
 def _grey(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Gamma, gain, gain along depth, resolution and speckle: what differs between scanners and their settings."""
+    """What differs between scanners and their settings: processing, gamma, gain, gain along depth, blur and speckle."""
     size = image.shape[0]
-    values = (image / np.float32(255)) ** np.float32(np.exp(rng.uniform(-0.5, 0.5) * strength))
+    values = _processing(image / np.float32(255), rng, strength) ** np.float32(
+        np.exp(rng.uniform(-0.5, 0.5) * strength)
+    )
     mean = values.mean()
     values = (values - mean) * np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength)) + mean
     # Gain of the whole image, and its change from the skin to the deepest tissue.

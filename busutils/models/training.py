@@ -31,7 +31,7 @@ __all__ = ["PRESETS", "UNetSegmenter", "validation_groups"]
 
 logger = logging.getLogger(__name__)
 
-RECIPE_VERSION = 3  # raised when the same settings would train other weights
+RECIPE_VERSION = 4  # raised when the same settings would train other weights
 
 LIGHT = (16, 32, 64, 128, 256)  # 1.9 million weights
 
