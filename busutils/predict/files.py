@@ -98,7 +98,8 @@ def _search(folder: Path, recursive: bool, results: Path | None) -> list[Path]:
     numbers = {stem.rpartition("_")[2] for stem in stems if not stem.startswith("mask_")}
 
     def is_mask(stem: str) -> bool:  # X_mask of X, mask_1 of Test_Image_1
-        return bool((beside := _MASK.match(stem)) and beside[1] in stems) or (
+        beside = _MASK.match(stem)
+        return (beside is not None and beside[1] in stems) or (
             stem.startswith("mask_") and stem.removeprefix("mask_") in numbers
         )
 
