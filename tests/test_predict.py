@@ -352,15 +352,6 @@ def test_other_weights_do_not_mix_with_what_a_folder_holds(tmp_path):
     list(predict_files(Bright(), files, tmp_path / "out", weights="bright"))
     with pytest.raises(PredictError, match=r"other weights, settings or runtime \(bright\)"):
         list(predict_files(Bright(size=16), files, tmp_path / "out"))
-    (tmp_path / "out" / "mine.txt").write_text("kept")
-    assert len(list(predict_files(Bright(size=16), files[:1], tmp_path / "out", overwrite=True))) == 1
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        ".predictions.lock",
-        "mine.txt",
-        "predictions.csv",
-        "predictions.jsonl",
-        "scan_000_mask.png",
-    }
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
@@ -395,9 +386,8 @@ def drawn_by_hand(path):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("way", ["files", "list", "folder"])
-def test_what_no_run_wrote_is_never_overwritten(tmp_path, monkeypatch, way, overwrite):
+def test_what_no_run_wrote_is_never_overwritten(tmp_path, monkeypatch, way):
     folder = images_in(tmp_path / "scans", 3)
     out = tmp_path / "masks" if way == "folder" else folder
     out.mkdir(exist_ok=True)
@@ -407,7 +397,7 @@ def test_what_no_run_wrote_is_never_overwritten(tmp_path, monkeypatch, way, over
     monkeypatch.chdir(folder)
     files = find_images(places[way], out=out)
     with pytest.raises(PredictError, match="give another --out"):
-        list(predict_files(Bright(), files, out, overlay=True, overwrite=overwrite))
+        list(predict_files(Bright(), files, out, overlay=True))
     assert {name: (out / name).read_bytes() for name in wanted} == wanted
     assert not (out / "scan_000_mask.png").exists()  # refused before anything was made
 
@@ -420,8 +410,6 @@ def test_a_mask_that_came_while_a_run_was_stopped_is_not_overwritten(tmp_path):
     wanted = drawn_by_hand(tmp_path / "out" / "scan_029_mask.png")
     with pytest.raises(PredictError, match=r"scan_029_mask\.png"):
         list(predict_files(Bright(), files, tmp_path / "out"))
-    with pytest.raises(PredictError, match=r"scan_029_mask\.png"):
-        list(predict_files(Bright(), files, tmp_path / "out", overwrite=True))
     assert (tmp_path / "out" / "scan_029_mask.png").read_bytes() == wanted
     assert (tmp_path / "out" / "scan_000_mask.png").exists()
 
@@ -433,8 +421,6 @@ def test_a_mask_that_was_corrected_by_hand_is_kept(tmp_path, caplog):
     with caplog.at_level("WARNING", "busutils"):
         assert list(predict_files(Bright(), files, out)) == []
     assert "scan_001_mask.png was changed" in caplog.text
-    with pytest.raises(PredictError, match=r"scan_001_mask\.png"):
-        list(predict_files(Bright(), files, out, overwrite=True))
     images_in(tmp_path / "in", 3, shape=(40, 40))  # other scans under the same names
     with pytest.raises(PredictError, match=r"scan_001_mask\.png"):
         list(predict_files(Bright(), files, out))
@@ -446,9 +432,8 @@ def test_a_table_of_somebody_else_is_not_overwritten(tmp_path, name):
     files, out = sorted(images_in(tmp_path / "in", 2).iterdir()), tmp_path / "out"
     out.mkdir()
     (out / name).write_text("file,dice\na.png,0.9\n")
-    for overwrite in (False, True):
-        with pytest.raises(PredictError, match="give another --out"):
-            list(predict_files(Bright(), files, out, overwrite=overwrite))
+    with pytest.raises(PredictError, match="give another --out"):
+        list(predict_files(Bright(), files, out))
     assert (out / name).read_text() == "file,dice\na.png,0.9\n"
 
 
@@ -458,9 +443,8 @@ def test_notes_in_the_table_are_not_overwritten(tmp_path):
     table = out / "predictions.csv"
     noted = table.read_text(encoding="utf-8").replace(",\n", ",looks odd\n")
     table.write_text(noted, encoding="utf-8")
-    for overwrite in (False, True):
-        with pytest.raises(PredictError, match="was changed"):
-            list(predict_files(Bright(), files, out, overwrite=overwrite))
+    with pytest.raises(PredictError, match="was changed"):
+        list(predict_files(Bright(), files, out))
     assert table.read_text(encoding="utf-8") == noted
 
 

@@ -191,15 +191,6 @@ class Record:
                     "give another --out"
                 )
 
-    def clear(self) -> None:
-        """Remove all that runs wrote into the folder, except files that were changed since."""
-        for name in {name for name, _ in self._files}:
-            if (self.out / name).is_file() and self._is_own(name):
-                (self.out / name).unlink()
-        for name in (TABLE, RECORD):
-            (self.out / name).unlink(missing_ok=True)
-        self.settings, self.sources = {}, {}
-
     # -- during a run ----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -100,7 +100,6 @@ def predict_files(
     *,
     weights: str = "",
     overlay: bool = False,
-    overwrite: bool = False,
     client: Any = None,
 ) -> Iterator[Prediction]:
     """Segment image files; write ``<name>_mask.png`` for each image and a row in ``predictions.csv``.
@@ -122,8 +121,6 @@ def predict_files(
         What the segmenter is called; kept in ``predictions.jsonl`` beside a hash of its content.
     overlay : bool, default False
         Also write ``<name>_overlay.png``: the image with the lesion's outline.
-    overwrite : bool, default False
-        Remove the predictions that the folder holds, instead of going on with them.
     client : distributed.Client, optional
         Segment on a Dask cluster, whose workers load `weights` themselves; this process reads and writes.
 
@@ -146,7 +143,7 @@ def predict_files(
     out.mkdir(parents=True, exist_ok=True)
     with only_run(out), ThreadPoolExecutor(joblib.cpu_count()) as cores:
         record = Record(out)
-        todo = _todo(record, files, settings, overlay, overwrite)
+        todo = _todo(record, files, settings, overlay)
         submit, segment = cores.submit, functools.partial(_segment, segmenter, overlay)
         if client is not None:
             submit = functools.partial(client.submit, pure=False)
@@ -171,24 +168,20 @@ def predict_files(
 
 
 def _todo(
-    record: Record, files: Iterable[str | os.PathLike[str]], settings: dict[str, str], overlay: bool, overwrite: bool
+    record: Record, files: Iterable[str | os.PathLike[str]], settings: dict[str, str], overlay: bool
 ) -> list[Source]:
     """Which files are to be segmented, and the names of their results; refuse what would mix or overwrite."""
     before = record.settings
-    if overwrite:
-        record.sources = {}
-    elif before and any(before.get(name) != settings[name] for name in ("content", "runtime")):
+    if before and any(before.get(name) != settings[name] for name in ("content", "runtime")):
         known = ", ".join(filter(None, (before.get("weights"), before.get("runtime")))) or "unknown"
         raise PredictError(
             f"{record.out} holds predictions made with other weights, settings or runtime ({known}): "
-            "give another folder, or --overwrite to replace them"
+            "give another folder"
         )
     sources = {source.path: source for source in map(Source.of, files)}
     _name_results(sources.values(), {path: source.name for path, source in record.sources.items()})
     todo = [source for source in sources.values() if not record.has(source, overlay)]
     record.check({source.name for source in todo})
-    if overwrite:
-        record.clear()
     return todo
 
 
