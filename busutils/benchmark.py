@@ -110,15 +110,9 @@ class BenchmarkSpec:
             raise SpecError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
         required, known = {"methods", "sources", "targets"}, {part.name for part in fields(cls)}
         if not isinstance(found, dict) or not required <= set(found) <= known:
-            has = ", ".join(map(str, found)) if isinstance(found, dict) else "none"
             optional = ", ".join(sorted(known - required))
-            raise SpecError(
-                f"{path} needs the keys {', '.join(sorted(required))}, optional are {optional}; it has {has}"
-            )
-        try:
-            return cls(**found)
-        except SpecError as error:
-            raise SpecError(f"{path}: {error}") from error
+            raise SpecError(f"{path} must have the keys {', '.join(sorted(required))}, and may have only {optional}")
+        return cls(**found)
 
 
 def _check_folders(names: list[str]) -> None:
@@ -322,8 +316,8 @@ def _check_shared_cache(client: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="shared-") as probe:
         name = Path(probe.name).name
-        found = client.run(lambda: (jobs.cache_dir() / name).is_file())
-    if blind := [worker for worker, sees in found.items() if not sees]:
-        raise SpecError(
-            f"worker {blind[0]} does not see this machine's cache {folder}: set BUSUTILS_CACHE_DIR to a folder that all share"
-        )
+        for worker, found in client.run(lambda: (jobs.cache_dir() / name).is_file()).items():
+            if not found:
+                raise SpecError(
+                    f"worker {worker} does not see {folder}: give all one BUSUTILS_CACHE_DIR that they share"
+                )

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import logging
-import math
 import os
 import sys
 import warnings
@@ -73,9 +72,7 @@ def _lessons_run(args: argparse.Namespace) -> int:
     table.to_csv(Path(args.out) / "summary.csv", index=False)
     print()
     _print(table)
-    peak = lessons.peak_memory_gb()
-    memory = "" if math.isnan(peak) else f"; at most {peak:.1f} GB of memory a lesson"
-    print(f"\n{sum(outcome.seconds for outcome in outcomes) / 60:.1f} minutes in all{memory}")
+    print(f"\n{sum(outcome.seconds for outcome in outcomes) / 60:.1f} minutes in all")
     for outcome in outcomes:
         if outcome.error:
             _say(f"busutils: {outcome.lesson} failed at {outcome.error}")
@@ -97,13 +94,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     method = args.name or args.weights or Path(args.pred).resolve().name
     _write(table.assign(method=method, target=args.dataset, fold=args.fold), args.out)
     scores = ["dice", "iou", "precision", "recall", "hd95", "nsd"]
-    parts = [evaluation.summarise(table, scores=scores).assign(label="all lesions")]
-    parts += [evaluation.summarise(table[table["mask_area"] > 0], "label", scores=scores)]
-    summary = pd.concat(parts, ignore_index=True)
-    _print(summary[["label", "n", "dice", "dice_low", "dice_high", "dice_median", *scores[1:], "missed"]])
-    first = summary.iloc[0]
-    if first["n_normal"]:
-        print(f"\nspecificity on {first['n_normal']} normal images: {first['normal_specificity']:.1%}")
+    whole = evaluation.summarise(table, scores=scores).assign(label="all lesions")
+    by_label = evaluation.summarise(table[table["mask_area"] > 0], "label", scores=scores)
+    shown = ["label", "n", "dice", "dice_low", "dice_high", "dice_median", *scores[1:], "missed"]
+    _print(pd.concat([whole, by_label])[shown])
+    if n_normal := whole["n_normal"].item():
+        print(f"\nspecificity on {n_normal} normal images: {whole['normal_specificity'].item():.1%}")
     print(f"\nThe row for a table:\n{evaluation.ENTRY_HEAD}\n{evaluation.entry_row(table, method)}")
 
 
@@ -155,18 +151,15 @@ def _benchmark_run(args: argparse.Namespace) -> None:
     _print(evaluation.summarise(table, ["method", "source", "target"]))
 
 
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
+def _cluster(address: str | None) -> contextlib.AbstractContextManager[Any]:
     """A client of the Dask cluster at this address, or None to stay on this machine."""
     if address is None:
-        yield None
-        return
+        return contextlib.nullcontext()
     try:
         from distributed import Client
     except ImportError as error:
         raise MissingPackageError("a cluster needs Dask: pip install 'busutils[cluster]'") from error
-    with Client(address) as client:
-        yield client
+    return Client(address)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -174,8 +167,7 @@ def _export(args: argparse.Namespace) -> None:
 
     if Path(args.out).suffix != ".onnx":
         raise CommandError("an exported network ends in .onnx: give such an --out")
-    images = datasets.load(args.images).load_arrays(256)[0] if args.images else ()
-    print(export_network(segmenter_named(args.weights), args.out, precision=args.precision, images=images))
+    print(export_network(segmenter_named(args.weights), args.out, precision=args.precision))
 
 
 def _app(args: argparse.Namespace) -> None:
@@ -187,10 +179,9 @@ def _app(args: argparse.Namespace) -> None:
 
     # Containers are stopped by this signal; uploads are deleted then, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    segmenter = models.load(args.weights)
     with (
         contextlib.suppress(KeyboardInterrupt),
-        page.serving(segmenter, name=args.weights, host=args.host, port=args.port) as address,
+        page.serving(models.load(args.weights), name=args.weights, host=args.host, port=args.port) as address,
     ):
         _say(f"busutils: the page is at {address} until you press Ctrl-C; not a medical device")
         threading.Event().wait()
@@ -264,7 +255,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--fold": {"type": int, "help": "score this fold only"},
     "--host": {"default": "127.0.0.1", "help": "0.0.0.0 lets other machines in; default: 127.0.0.1"},
     "--html": {"metavar": "FILE", "help": "a page of pairs to look through"},
-    "--images": {"metavar": "NAME", "help": "int8: a set whose images measure the ranges, beside phantoms"},
     "--init-weights": {"metavar": "WEIGHTS", "help": "begin with shipped weights or a file"},
     "--jobs": {"type": int, "default": 1, "metavar": "N", "help": "processes on this machine"},
     "--name": {"metavar": "METHOD", "help": "what the method is called in the table"},
@@ -315,7 +305,7 @@ _COMMANDS: tuple[tuple[str, Callable[[argparse.Namespace], int | None], str, str
      {"--out": _FOLDER | {"default": "build"}, "--dataset": {"required": False, "default": "phantom"}}),
     ("lessons refresh", _lessons_run, "execute lessons and store their outputs in the notebooks",
      "lessons --out --notebooks", {"--out": _FOLDER | {"default": "build"}}),
-    ("export", _export, "write a network as a file that needs no TensorFlow", "--weights --out --precision --images",
+    ("export", _export, "write a network as a file that needs no TensorFlow", "--weights --out --precision",
      {"--weights": {"help": "shipped weights, or a file"},
       "--out": {"required": True, "metavar": "FILE", "help": "ends in .onnx"}}),
     ("app", _app, "serve the web page", "--weights --host --port",

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import sys
-import tempfile
+import uuid
 import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,6 @@ from tqdm import tqdm
 __all__ = ["atomic_path", "cache_dir", "code_key", "content_key", "in_order", "peak_memory_mb", "run"]
 
 _MISSING = "\\N"
-_SUFFIXES = (".json", ".csv", ".npz")
 
 
 def cache_dir() -> Path:
@@ -98,15 +97,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, and not a file to write", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".partial-{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
-        # mkstemp makes files that only their owner can read; results are as open as the user's other files.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -118,8 +111,8 @@ def content_key(*parts: Any) -> str:
     Parameters
     ----------
     *parts
-        Numbers, strings, ``None``, NumPy arrays, data frames, estimators (their parameters and the code of their class),
-        paths (what the file holds, not its name), and sequences, sets and mappings of these.
+        Numbers, strings, ``None``, NumPy arrays, estimators (their parameters and the code of their class), paths (what
+        the file holds, not its name), and sequences and mappings of these.
 
     Returns
     -------
@@ -159,15 +152,11 @@ def _feed(digest: Any, value: Any) -> None:
     elif isinstance(value, np.ndarray):
         digest.update(f"array:{value.dtype.str}:{value.shape}:".encode())
         digest.update(np.ascontiguousarray(value).data if value.size else b"")
-    elif isinstance(value, pd.DataFrame):
-        digest.update(b"frame:" + value.to_csv(index=False).encode())
     elif isinstance(value, Mapping):
         digest.update(f"mapping:{len(value)}:".encode())
         for name in sorted(value, key=str):
             _feed(digest, name)
             _feed(digest, value[name])
-    elif isinstance(value, set | frozenset):
-        _feed(digest, sorted(value, key=str))
     elif isinstance(value, Sequence):
         digest.update(f"sequence:{len(value)}:".encode())
         for item in value:
@@ -338,8 +327,8 @@ def run(
     >>> first, again
     ([9], [9])
     """
-    if suffix not in _SUFFIXES:
-        raise ValueError(f"suffix must be one of {', '.join(_SUFFIXES)}, got {suffix!r}")
+    if suffix not in (".json", ".csv", ".npz"):
+        raise ValueError(f"suffix must be one of .json, .csv, .npz, got {suffix!r}")
     items = list(items)
     folder, code = Path(folder or cache_dir() / "jobs"), code_key(step)
     paths = [folder / f"{name}-{content_key(code, parts, item)[:20]}{suffix}" for item in items]

@@ -271,6 +271,15 @@ def test_an_upload_is_answered(address):
     np.testing.assert_array_equal(mask == 255, scene() > 100)
 
 
+def test_no_result_lies_on_the_server_for_another_visitor(address):
+    path = json.loads(upload(address, "private.png", png(scene(left=3)))[1])[0]
+    before = {file for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()}
+    assert "event: complete" in segment(address, path)
+    after = {file for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()}
+    # Gradio copies what it is given into its cache, under a folder named by a hash; nothing that was made joins it.
+    assert {file.read_bytes() for file in after - before} <= {png(scene(left=3))}
+
+
 @pytest.mark.parametrize(
     ("spacing", "sides"), [((0.1, 0.2), (0.1, 0.2)), ((0.1, 0), (0.1, 0.1)), ((0, 0.2), (0.2, 0.2)), ((0, 0), None)]
 )

@@ -237,14 +237,13 @@ def answer_page(answer: Answer) -> str:
         Pictures, measurements and downloads. The opacity of masks is the style variable ``--opacity``.
     """
     first = next(iter(answer.masks))
-    height, width = answer.image.pixels.shape
     overlays, files = [], []
     for method, mask in answer.masks.items():
         colour = PREDICTION if method == first else colour_of(method)
         alt = f"{answer.name} with {'the marked lesion' if mask.any() else 'nothing marked'} of {method}"
         overlays.append({"method": method, "colour": colour, "alt": alt, "mask": _data_url(_overlay(mask, colour))})
-        label = f"Mask, {method} (PNG, {width} × {height})"
-        files.append({"name": answer.rows[method].mask, "label": label, "url": _data_url(mask_png(mask))})
+        name, url = answer.rows[method].mask, _data_url(mask_png(mask))
+        files.append({"name": name, "label": f"Mask, {method} (PNG)", "url": url})
     rows = [{"method": method, **asdict(row)} for method, row in answer.rows.items()]
     table = pd.DataFrame(rows, dtype=object).to_csv(index=False).encode()
     name = f"{answer.name}_measurements.csv"

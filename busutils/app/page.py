@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import PIL.Image
 
-from busutils import datasets
+from busutils import datasets, models
 from busutils.app import answers
 from busutils.errors import BusutilsError, MissingPackageError
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, read_image
@@ -37,6 +37,9 @@ PRIVACY = (
     "picture that shows a name. Images are segmented on the machine that serves this page, are deleted within "
     f"{KEEP_SECONDS // 60} minutes, and go nowhere else."
 )
+
+# On a narrow screen the answer stands below everything else.
+_SCROLL_ON_A_PHONE = "() => { if (innerWidth <= 700) document.getElementById('answer').scrollIntoView(); }"
 
 # The page names no other host, and these headers make the visitor's browser refuse any.
 _HEADERS = {
@@ -65,11 +68,9 @@ def methods(segmenter: Segmenter) -> dict[str, Segmenter]:
     dict of Segmenter
         By name.
     """
-    from busutils.models import KMeansSegmenter
-
-    if isinstance(segmenter, KMeansSegmenter):
+    if isinstance(segmenter, models.KMeansSegmenter):
         return {f"K-Means, {segmenter.preset}": segmenter}
-    return {"U-Net": segmenter, "K-Means, best": KMeansSegmenter("best")}
+    return {"U-Net": segmenter, "K-Means, best": models.KMeansSegmenter("best")}
 
 
 def model_card(name: str) -> str:
@@ -84,8 +85,6 @@ def model_card(name: str) -> str:
     -------
     str
     """
-    from busutils import models
-
     path = Path(name)
     shipped = path.stem if path.suffix == ".onnx" else name  # exports are called after their weights
     if shipped in models.list_weights():
@@ -182,7 +181,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
             file.upload(show, [file, dy, dx], api_visibility="private", **one),
             gallery.select(show_sample, None, api_visibility="private", **one),
         ):
-            event.then(None, js=_SCROLL)
+            event.then(None, js=_SCROLL_ON_A_PHONE)
         opacity.change(None, opacity, js="(v) => document.documentElement.style.setProperty('--opacity', v)")
         page.load(None, js='() => document.getElementById("answer").setAttribute("aria-live", "polite")')
     return page.queue(max_size=MAX_WAITING)
@@ -198,12 +197,6 @@ def _take_uploads_only(component: Any) -> None:
         return await move(path)
 
     component.async_move_resource_to_block_cache = move_upload
-
-
-# On a phone the answer stands below everything else.
-_SCROLL = """() => {
-  if (matchMedia("(max-width: 700px)").matches) document.getElementById("answer").scrollIntoView();
-}"""
 
 
 # -- the server ----------------------------------------------------------------------------------------------
@@ -252,12 +245,6 @@ def _sweep(folder: Path, kept: set[str], older_than: float) -> None:
                 path.rmdir()
             elif str(path) not in kept and time.time() - path.lstat().st_ctime > older_than:
                 path.unlink()
-
-
-def _give_memory_back() -> None:
-    """Hand what past answers took to the system: glibc keeps it for the next, in every thread's own heap."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # systems without glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager
@@ -313,7 +300,9 @@ def serving(
         def sweep() -> None:
             while not closed.wait(min(keep_seconds, 15)):
                 _sweep(folder, kept, keep_seconds)
-                _give_memory_back()
+                # glibc keeps the memory of past answers in every thread's own heap; hand it back to the system.
+                with contextlib.suppress(AttributeError, OSError, TypeError):  # systems without glibc
+                    ctypes.CDLL(None).malloc_trim(0)
 
         threading.Thread(target=sweep, name="busutils-sweep", daemon=True).start()
         try:

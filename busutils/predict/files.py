@@ -87,15 +87,8 @@ def _search(folder: Path, recursive: bool) -> list[Path]:
         else:
             found.append(path)
     stems = {path.stem for path in found}
-    numbers = {stem.rpartition("_")[2] for stem in stems if not stem.startswith("mask_")}
-
-    def is_mask(stem: str) -> bool:  # X_mask of X, mask_1 of Test_Image_1
-        beside = _MASK.match(stem)
-        return (beside is not None and beside[1] in stems) or (
-            stem.startswith("mask_") and stem.removeprefix("mask_") in numbers
-        )
-
-    images = [path for path in found if not is_mask(path.stem)]
+    # X_mask.png beside X.png is a mask.
+    images = [path for path in found if not ((beside := _MASK.match(path.stem)) and beside[1] in stems)]
     n_masks += len(found) - len(images)
     if n_masks:
         logger.info("%s: left out %d masks of other images (X_mask.png of X.png, folders of masks)", folder, n_masks)

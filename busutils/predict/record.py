@@ -206,31 +206,24 @@ class Record:
         with open(self.out / RECORD, "ab") as self._record, open(self.out / TABLE, "ab") as self._table:
             self._record.write(b"\n")  # ends a last line that was cut off
             if not self.settings:
-                self._note(settings=dict(settings))
+                self.note(settings=dict(settings))
             yield
 
-    def _note(self, **event: Any) -> None:
+    def note(self, **event: Any) -> None:
+        """Add a line to the record."""
         self._record.write(json.dumps(event).encode() + b"\n")
         self._record.flush()
-
-    def begin(self, source: Source) -> None:
-        """Note that the images of an input follow."""
-        self._note(path=source.path, version=source.version, name=source.name)
 
     def add(self, row: Prediction, outputs: Mapping[str, bytes]) -> None:
         """Write the files of one image, then its row."""
         line = _line(dataclasses.astuple(row))
         hashes = {name: _hash(content) for name, content in outputs.items()}
-        self._note(line=line, outputs=hashes, done=row.frame is None and not row.error)
+        self.note(line=line, outputs=hashes, done=row.frame is None and not row.error)
         for name, content in outputs.items():
             with jobs.atomic_path(self.out / name) as temporary:
                 temporary.write_bytes(content)
         self._table.write(f"{line}\r\n".encode())
         self._table.flush()
-
-    def finish(self) -> None:
-        """Note that the clip that was begun last is done."""
-        self._note(done=True)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import operator
 import os
 import re
 import threading
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import joblib
 
@@ -32,14 +33,7 @@ _LOOKS_LIKE_A_FRAME = re.compile(r"_f\d{4,}$")
 _ONE_AT_A_TIME = threading.Lock()  # for networks that one call spreads over all cores, and for loading
 
 _Read = tuple[Source, Image | DatasetError]
-
-
-class _Made(NamedTuple):
-    """A row, and the content of its files in the order in which to write them."""
-
-    source: Source
-    row: Prediction
-    outputs: dict[str, bytes]
+_Made = tuple[Source, Prediction, dict[str, bytes]]  # a row, and the content of its files in the order of writing
 
 
 # -- reading and segmenting ----------------------------------------------------------------------------------
@@ -60,10 +54,10 @@ def _segment(segmenter: Segmenter, overlay: bool, batch: list[_Read]) -> list[_M
     images = [image.pixels for _, image in batch if isinstance(image, Image)]
     with contextlib.nullcontext() if segmenter.thread_safe else _ONE_AT_A_TIME:
         probs = iter(segmenter.predict_proba(images) if images else [])
-    made = []
+    made: list[_Made] = []
     for source, image in batch:
         if isinstance(image, DatasetError):
-            made.append(_Made(source, Prediction(file=one_line(source.file), error=one_line(str(image))), {}))
+            made.append((source, Prediction(file=one_line(source.file), error=one_line(str(image))), {}))
             continue
         prob = next(probs)
         (mask,) = segmenter.masks_from([prob])
@@ -71,7 +65,7 @@ def _segment(segmenter: Segmenter, overlay: bool, batch: list[_Read]) -> list[_M
         outputs = {f"{name}_overlay.png": overlay_png(image.pixels, mask)} if overlay else {}
         outputs[f"{name}_mask.png"] = mask_png(mask)
         row = describe(source.file, f"{name}_mask.png", image, prob, mask, segmenter.threshold_)
-        made.append(_Made(source, row, outputs))
+        made.append((source, row, outputs))
     return made
 
 
@@ -158,13 +152,13 @@ def predict_files(
         # If a worker of a cluster dies, the cluster gives what it had under way to another one.
         results = jobs.in_order(submit, segment, batches, ahead=ahead)
         with contextlib.closing(results), record.writing(settings, todo):
-            for source, images in itertools.groupby(itertools.chain.from_iterable(results), lambda made: made.source):
-                record.begin(source)
+            for source, images in itertools.groupby(itertools.chain.from_iterable(results), operator.itemgetter(0)):
+                record.note(path=source.path, version=source.version, name=source.name)
                 for _, row, outputs in images:
                     record.add(row, outputs)
                     yield row
                 if row.frame is not None:  # a clip that breaks off ends with an error
-                    record.finish()
+                    record.note(done=True)
 
 
 def _todo(
