@@ -1,4 +1,4 @@
-"""The command ``busutils``: parse options, call the package, print; an error is one sentence and a non-zero exit status."""
+"""The command ``busutils``: parse options, call the package, print; an error is one sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _say(text: str) -> None:
 
 
 def segmenter_named(name: str):
-    """A segmenter by a K-Means preset, the name of shipped weights, or a file; Keras runs the networks that it trained."""
+    """A segmenter by a K-Means preset, the name of shipped weights, or a file; Keras runs the networks it trained."""
     from busutils import models
 
     return models.load(name, "auto" if name.endswith(".onnx") else "keras")
@@ -122,9 +122,9 @@ def _predict(args: argparse.Namespace) -> int:
             if row.error:
                 failed += 1
                 tqdm.write(f"busutils: {row.error}", file=sys.stderr)
-    before = f" ({len(files) - len(seen)} before)" if len(seen) < len(files) else ""
-    done = f"{len(files) - failed} of {len(files)} images segmented{before}"
-    print(f"{done}; masks and predictions.csv are in {args.out}")
+    n = len(files)
+    before = f" ({n - len(seen)} before)" if len(seen) < n else ""
+    print(f"{n - failed} of {n} images segmented{before}; masks and predictions.csv are in {args.out}")
     return int(failed > 0)
 
 
@@ -133,7 +133,7 @@ def _train(args: argparse.Namespace) -> None:
 
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
-    given = {name: getattr(args, name) for name in ("epochs", "size", "init_weights", "seed")}
+    given = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "init_weights", "seed")}
     changes = {name: value for name, value in given.items() if value is not None}
     fitted = models.fit_on(models.UNetSegmenter.preset(args.preset, **changes), train, progress=True)
     fitted.save(args.out)
@@ -251,6 +251,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "lessons": {"nargs": "*", "metavar": "NN", "help": "numbers or names; all by default"},
     "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "name=value"},
     "--dataset": {"required": True, "metavar": "NAME", "help": "such as busi, or phantom?n=60"},
+    "--dropout": {"type": float, "help": "at the bottleneck"},
     "--epochs": {"type": int, "help": "in place of the preset's"},
     "--fold": {"type": int, "help": "score this fold only"},
     "--host": {"default": "127.0.0.1", "help": "0.0.0.0 lets other machines in; default: 127.0.0.1"},
@@ -290,7 +291,7 @@ _COMMANDS: tuple[tuple[str, Callable[[argparse.Namespace], int | None], str, str
      {"--out": {"help": "one row a pair"}}),
     ("datasets split", _datasets_split, "show the folds; groups stay whole", "name --root --out", {}),
     ("train", _train, "train a U-Net on all folds but one",
-     "--dataset --root --fold --preset --epochs --seed --size --init-weights --out",
+     "--dataset --root --fold --preset --epochs --seed --size --dropout --init-weights --out",
      {"--fold": {"default": 5, "help": "held out (default 5)"},
       "--size": {"default": None, "help": "side of the network's square"},
       "--out": {"required": True, "metavar": "FILE", "help": "the trained segmenter, .npz"}}),

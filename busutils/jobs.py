@@ -193,8 +193,7 @@ def code_key(step: Callable[..., Any] | type) -> str:
     for part in parts:
         if part.__module__.split(".")[0] in ("builtins", "sklearn"):
             continue
-        module = sys.modules.get(part.__module__)
-        file = Path(getattr(module, "__file__", None) or "")
+        file = Path(getattr(sys.modules.get(part.__module__), "__file__", None) or "")
         if file.is_file():
             files |= _files_behind(file, part.__module__)
         else:  # typed into a notebook
