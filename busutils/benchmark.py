@@ -39,7 +39,8 @@ class BenchmarkSpec:
     Parameters
     ----------
     methods : mapping of str to mapping
-        Name → ``kind`` (``constant``, ``kmeans``, ``unet`` or ``weights``) and its settings. ``weights`` are tested only: ``name`` is that of shipped weights, or a file. For a file, also as the ``init_weights`` of a network,
+        Name → ``kind`` (``constant``, ``kmeans``, ``unet`` or ``weights``) and its settings. ``weights`` are only tested:
+        ``name`` is that of shipped weights, or a file. For a file, also as the ``init_weights`` of a network,
         ``trained_on`` names its sets, as in `sources`, and ``held_out`` the fold it did not see, if any.
     sources : list of str
         Training sets, such as ``busi`` or ``phantom?scanner=portable``; several joined by `` + `` are trained on together.
