@@ -1,11 +1,10 @@
-"""Benchmarks: train methods on sets of images, score them on every other set and over folds; resumable."""
+"""Benchmarks: train methods on image sets, score them on every other set and over folds; resumable."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,7 +23,7 @@ from busutils.models.weights import weights_file
 __all__ = ["BenchmarkSpec", "SpecError", "run_benchmark"]
 
 BLOCK = 200  # images scored in one step, so that a slow method on a large set does not keep one worker busy alone
-_KINDS = ("constant", "kmeans", "unet", "ensemble", "weights")
+_KINDS = ("constant", "kmeans", "unet", "weights")
 # What shaped a method: sets joined by " + ", and the fold that was left out of each, or None.
 _Known = tuple[tuple[str, int | None], ...]
 
@@ -40,8 +39,8 @@ class BenchmarkSpec:
     Parameters
     ----------
     methods : mapping of str to mapping
-        Name → ``kind`` (``constant``, ``kmeans``, ``unet``, ``ensemble`` or ``weights``) and its settings. ``weights`` are
-        tested only: ``name`` is that of shipped weights, or a file. For a file, also as the ``init_weights`` of a network,
+        Name → ``kind`` (``constant``, ``kmeans``, ``unet`` or ``weights``) and its settings. ``weights`` are only tested:
+        ``name`` is that of shipped weights, or a file. For a file, also as the ``init_weights`` of a network,
         ``trained_on`` names its sets, as in `sources`, and ``held_out`` the fold it did not see, if any.
     sources : list of str
         Training sets, such as ``busi`` or ``phantom?scanner=portable``; several joined by `` + `` are trained on together.
@@ -106,23 +105,15 @@ class BenchmarkSpec:
         """
         import yaml
 
-        path, known = Path(path), [part.name for part in fields(cls)]
-        if not path.is_file():
-            raise SpecError(f"there is no file {path}: check the path")
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(found, dict):
-            raise SpecError(f"{path} must hold the keys {', '.join(known)}")
-        if unknown := sorted(map(str, set(found) - set(known))):
-            raise SpecError(f"{path} has unknown keys {', '.join(unknown)}: known are {', '.join(sorted(known))}")
-        if missing := sorted({"methods", "sources", "targets"} - set(found)):
-            raise SpecError(f"{path} lacks {', '.join(missing)}")
-        try:
-            return cls(**found)
-        except SpecError as error:
-            raise SpecError(f"{path}: {error}") from error
+            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SpecError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        required, known = {"methods", "sources", "targets"}, {part.name for part in fields(cls)}
+        if not isinstance(found, dict) or not required <= set(found) <= known:
+            optional = ", ".join(sorted(known - required))
+            raise SpecError(f"{path} must have the keys {', '.join(sorted(required))}, and may have only {optional}")
+        return cls(**found)
 
 
 def _check_folders(names: list[str]) -> None:
@@ -146,8 +137,6 @@ def _absolute(method: Mapping[str, Any]) -> dict[str, Any]:
         # Shipped weights are found by their name everywhere.
         if key in method and weights_file(str(method[key])) == Path(str(method[key])):
             whole[key] = os.path.abspath(os.path.expanduser(method[key]))
-    if "changes" in method:  # of an ensemble's members
-        whole["changes"] = _absolute(method["changes"])
     return whole
 
 
@@ -161,12 +150,8 @@ def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
         return models.KMeansSegmenter(**settings)
     if kind == "unet":
         return models.UNetSegmenter.preset(settings.pop("preset", "light"), **settings, seed=seed)
-    if kind == "ensemble":
-        return models.EnsembleSegmenter(**settings, seed=seed)
     if kind == "weights":
         name = str(settings.get("name"))
-        if name in models.list_weights():
-            return models.load_weights(name)
         return models.load(name, "auto" if name.endswith(".onnx") else "keras")
     raise SpecError(f"unknown kind {kind!r}: choose one of {', '.join(_KINDS)}")
 
@@ -177,7 +162,7 @@ def _weights_of(method: Mapping[str, Any], segmenter: Segmenter) -> Path | None:
 
 
 def _known(method: Mapping[str, Any], segmenter: Segmenter) -> _Known:
-    """What shaped a method before it is trained here: shipped weights say so, of others the description must."""
+    """What shaped a method before it is trained here: known of shipped weights; else the description must say so."""
     file = _weights_of(method, segmenter)
     if file is None:
         return tuple(zip(segmenter.provenance.get("sets", ()), segmenter.provenance.get("folds", ()), strict=True))
@@ -195,7 +180,7 @@ def _load(specs: str, root: str | None) -> LesionDataset:
     for spec in specs.split(" + "):
         key, options = datasets.parse_spec(spec)
         parts.append(datasets.load(spec, root=None if key == "phantom" or "root" in options else root))
-    # Also a single set: the ids and groups of all sets then carry their set's key, and leaks between sets show.
+    # Even a single set is concatenated: ids and groups then carry their set's key, which shows leaks between sets.
     return datasets.concatenate(*parts)
 
 
@@ -204,11 +189,6 @@ def _keys(specs: str) -> set[str]:
 
 
 # -- the steps: one training, or one training's scores on some images of one set -------------------------------
-
-
-def _quiet() -> warnings.catch_warnings:
-    """Keep back the notes on partial copies: the run gave them once, when it looked at the sets."""
-    return warnings.catch_warnings(action="ignore", category=datasets.DatasetWarning)
 
 
 def _train(task: Mapping[str, Any]) -> Segmenter:
@@ -220,23 +200,21 @@ def _train(task: Mapping[str, Any]) -> Segmenter:
 
 
 def _train_step(task: Mapping[str, Any]) -> dict[str, Any]:
-    with _quiet():
-        return {"threshold": _train(task).threshold_}
+    return {"threshold": _train(task).threshold_}
 
 
 def _score_step(task: Mapping[str, Any]) -> pd.DataFrame:
-    with _quiet():
-        target = _load(task["target"], task["root"]).subset(range(*task["block"]))
-        unseen = np.ones(len(target), bool)
-        for specs, fold in task["known"]:
-            # Groups carry their set's key, so only the sets that are on both sides can share any.
-            shared = [part for part in specs.split(" + ") if _keys(part) & _keys(task["target"])]
-            if shared:
-                known = _load(" + ".join(shared), task["root"])
-                unseen &= ~np.isin(target.groups, (known if fold is None else known.split(fold)[0]).groups)
-        if not unseen.any():
-            return pd.DataFrame(columns=["id", "label", "group", "source"])
-        return evaluate(_train(task), target.subset(unseen), task["size"])
+    target = _load(task["target"], task["root"]).subset(range(*task["block"]))
+    keys = _keys(task["target"])
+    unseen = np.ones(len(target), bool)
+    for specs, fold in task["known"]:
+        # Groups carry their set's key, so only the sets that are on both sides can share any.
+        if shared := [part for part in specs.split(" + ") if _keys(part) & keys]:
+            known = _load(" + ".join(shared), task["root"])
+            unseen &= ~np.isin(target.groups, (known if fold is None else known.split(fold)[0]).groups)
+    if not unseen.any():
+        return pd.DataFrame(columns=["id", "label", "group", "source"])
+    return evaluate(_train(task), target.subset(unseen), task["size"])
 
 
 def run_benchmark(
@@ -249,8 +227,7 @@ def run_benchmark(
 ) -> pd.DataFrame:
     """Train every method on every source and score it on every target.
 
-    Every training and every scoring is a kept step: a run that was stopped, by whatever, is taken up where it was and gives
-    the same table.
+    The result of every training and every scoring is kept: a run that was stopped is resumed and gives the same table.
 
     Parameters
     ----------
@@ -277,7 +254,7 @@ def run_benchmark(
     SpecError
         If a fold does not exist, no image is left to test on, or a worker does not see the shared cache.
     """
-    # Everything a worker needs stands in its task: it may run in another folder, and with other variables.
+    # A task holds all that a worker needs, which may run in another folder and with other variables.
     root = root or os.environ.get("BUSUTILS_DATA_DIR")
     root = None if root is None else os.path.abspath(os.path.expanduser(root))
     sets = {name: _load(name, root) for name in dict.fromkeys([*spec.sources, *spec.targets])}
@@ -295,15 +272,8 @@ def run_benchmark(
         for source, fold, seed in _trainings(spec, method):
             segmenter = _segmenter(method, seed)
             known = _known(method, segmenter) + (((source, fold),) if source else ())
-            task: dict[str, Any] = {
-                "name": name,
-                "method": method,
-                "source": source,
-                "seed": seed,
-                "fold": fold,
-                "known": known,
-            }
-            task |= {"size": spec.size, "root": root, "weights": _weights_of(method, segmenter)}
+            task: dict[str, Any] = {"name": name, "method": method, "source": source, "seed": seed, "fold": fold}
+            task |= {"known": known, "size": spec.size, "root": root, "weights": _weights_of(method, segmenter)}
             task |= {"content": content.get(source or ""), "code": jobs.code_key(type(segmenter))}
             if source is not None:
                 trainings.append(task)
@@ -321,16 +291,15 @@ def run_benchmark(
     for task, table in zip(scorings, tables, strict=True):
         # The training set of this run, or what shaped the method before.
         source = task["source"] or " + ".join(dict.fromkeys(specs for specs, _ in task["known"]))
-        rows.append(
-            table.assign(method=task["name"], source=source, **{k: task[k] for k in ("target", "seed", "fold")})
-        )
-    if not any(map(len, rows)):
+        about = {"method": task["name"], "source": source} | {key: task[key] for key in ("target", "seed", "fold")}
+        rows += [table.assign(**about)] if len(table) else []
+    if not rows:
         raise SpecError("no image is left to test on: every target was trained on; leave a fold out or add a target")
-    return pd.concat([table for table in rows if len(table)], ignore_index=True)
+    return pd.concat(rows, ignore_index=True)
 
 
 def _trainings(spec: BenchmarkSpec, method: Mapping[str, Any]) -> Iterator[tuple[str | None, int | None, int]]:
-    """Sources, folds and seeds with which a method is trained here; no source for what is not."""
+    """Sources, folds and seeds with which a method is trained here; no source if it is not trained."""
     segmenter = _segmenter(method, spec.seeds[0])
     if method["kind"] == "weights":
         held_out = max((fold or 0 for _, fold in _known(method, segmenter)), default=0) or None
@@ -342,17 +311,14 @@ def _trainings(spec: BenchmarkSpec, method: Mapping[str, Any]) -> Iterator[tuple
         yield from itertools.product(spec.sources, spec.folds, spec.seeds if by_chance else spec.seeds[:1])
 
 
-def _sees(name: str) -> bool:
-    return (jobs.cache_dir() / name).is_file()
-
-
 def _check_shared_cache(client: Any) -> None:
     """Refuse a cluster whose workers would train one network again for every block of images."""
-    jobs.cache_dir().mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=jobs.cache_dir(), prefix="shared-") as probe:
-        blind = [worker for worker, sees in client.run(_sees, Path(probe.name).name).items() if not sees]
-    if blind:
-        raise SpecError(
-            f"worker {blind[0]} does not see this machine's cache {jobs.cache_dir()}: give all of them one "
-            f"BUSUTILS_CACHE_DIR that they share"
-        )
+    folder = jobs.cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="shared-") as probe:
+        name = Path(probe.name).name
+        for worker, found in client.run(lambda: (jobs.cache_dir() / name).is_file()).items():
+            if not found:
+                raise SpecError(
+                    f"worker {worker} does not see {folder}: give all one BUSUTILS_CACHE_DIR that they share"
+                )

@@ -1,8 +1,8 @@
-"""Long work in steps that can be stopped and taken up again.
+"""Long work in steps that can be stopped and resumed.
 
-One idea: a step's result is kept in a file whose name is the **content and code** that went into it. Running the same step
-again finds the file; a step that was interrupted left nothing half-written behind and starts anew. The same map runs
-over the cores of one machine (joblib) or over the workers of a Dask cluster.
+The result of a step is kept in a file that is named by a hash of the **content and code** that went into it. Running the
+same step again finds the file; an interrupted step leaves nothing half-written behind and starts anew. Steps run on the
+cores of one machine (joblib) or on the workers of a Dask cluster.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import errno
 import functools
 import hashlib
 import inspect
+import itertools
 import json
-import logging
 import math
 import os
 import sys
-import tempfile
+import uuid
 import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -26,13 +26,15 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import platformdirs
+from tqdm import tqdm
 
 __all__ = ["atomic_path", "cache_dir", "code_key", "content_key", "in_order", "peak_memory_mb", "run"]
 
-logger = logging.getLogger(__name__)
+_MISSING = "\\N"
 
 
 def cache_dir() -> Path:
@@ -95,15 +97,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, and not a file to write", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".partial-{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
-        # mkstemp makes files that only their owner can read; results are as open as the user's other files.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -115,8 +111,8 @@ def content_key(*parts: Any) -> str:
     Parameters
     ----------
     *parts
-        Numbers, strings, ``None``, NumPy arrays, data frames, estimators (their parameters and the code of their class),
-        paths (what the file or folder holds, not its name), and sequences, sets and mappings of these.
+        Numbers, strings, ``None``, NumPy arrays, estimators (their parameters and the code of their class), paths (what
+        the file holds, not its name), and sequences and mappings of these.
 
     Returns
     -------
@@ -150,27 +146,17 @@ def _feed(digest: Any, value: Any) -> None:
     elif isinstance(value, bytes):
         digest.update(f"bytes:{len(value)}:".encode() + value)
     elif isinstance(value, os.PathLike):
-        path = Path(value)
-        if path.is_dir():
-            _feed(digest, {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()})
-        else:
-            _feed(digest, path.read_bytes())
+        _feed(digest, Path(value).read_bytes())
+    elif isinstance(value, np.ndarray) and value.dtype == object:
+        _feed(digest, value.tolist())
     elif isinstance(value, np.ndarray):
-        if value.dtype == object:
-            value = value.tolist()
-            _feed(digest, value)
-            return
         digest.update(f"array:{value.dtype.str}:{value.shape}:".encode())
         digest.update(np.ascontiguousarray(value).data if value.size else b"")
-    elif isinstance(value, pd.DataFrame):
-        digest.update(b"frame:" + value.to_csv(index=False).encode())
     elif isinstance(value, Mapping):
         digest.update(f"mapping:{len(value)}:".encode())
         for name in sorted(value, key=str):
             _feed(digest, name)
             _feed(digest, value[name])
-    elif isinstance(value, set | frozenset):
-        _feed(digest, sorted(value, key=str))
     elif isinstance(value, Sequence):
         digest.update(f"sequence:{len(value)}:".encode())
         for item in value:
@@ -207,8 +193,7 @@ def code_key(step: Callable[..., Any] | type) -> str:
     for part in parts:
         if part.__module__.split(".")[0] in ("builtins", "sklearn"):
             continue
-        module = sys.modules.get(part.__module__)
-        file = Path(getattr(module, "__file__", None) or "")
+        file = Path(getattr(sys.modules.get(part.__module__), "__file__", None) or "")
         if file.is_file():
             files |= _files_behind(file, part.__module__)
         else:  # typed into a notebook
@@ -226,8 +211,10 @@ def _instructions(code: CodeType) -> tuple[Any, ...]:
 
 
 def _files_behind(file: Path, name: str) -> set[Path]:
-    """A module's file, and those of the modules that it imports, and they in turn, as far as they may be edited here."""
-    own = {top: _folder_of(top) for top in {name.split(".")[0], __package__}}
+    """File of a module and of all that it imports, directly or not, from this package, its own package or beside it."""
+    top, *inner = name.split(".")
+    own_top = (file.parent if file.name == "__init__.py" else file.with_suffix("")).parents[len(inner)] / top
+    own = {top: own_top, __package__: Path(__file__).parent}
     found, todo = set[Path](), [file]
     while todo:
         file = todo.pop()
@@ -239,11 +226,6 @@ def _files_behind(file: Path, name: str) -> set[Path]:
             place = own.get(top, file.parent / top).joinpath(*inner)
             todo += [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
     return found
-
-
-def _folder_of(package: str) -> Path:
-    file = Path(getattr(sys.modules.get(package), "__file__", None) or package)
-    return file.parent if file.name == "__init__.py" else file.with_suffix("")
 
 
 @functools.cache
@@ -289,24 +271,19 @@ def _read(path: Path) -> Any:
         return dict(archive)
 
 
-_MISSING = "\\N"
-_SUFFIXES = (".json", ".csv", ".npz")
-
-
 def run(
     name: str,
     step: Callable[[Any], Any],
     items: Iterable[Any],
     *,
     parts: Any = None,
-    keep: bool = True,
     suffix: str = ".json",
     folder: str | os.PathLike[str] | None = None,
     n_jobs: int = 1,
     client: Any = None,
     progress: bool = False,
 ) -> list[Any]:
-    """Apply a step to every item, over processes or a Dask cluster, taking up where an earlier run was stopped.
+    """Apply a step to every item, over processes or a Dask cluster, and keep the results, so that a rerun resumes.
 
     Parameters
     ----------
@@ -315,12 +292,9 @@ def run(
     step : callable
         A function of one item. With several processes or a cluster it must be importable.
     items : iterable
-        The items; with `keep` their content and the code of `step` name the results, see :func:`content_key` and
-        :func:`code_key`.
+        The items; their content and the code of `step` name the results, see :func:`content_key` and :func:`code_key`.
     parts : Any, optional
         Further content on which the results depend, such as options bound into `step`.
-    keep : bool, default True
-        Keep results in files. Without it nothing is written and nothing can be resumed.
     suffix : {".json", ".csv", ".npz"}
         The kind of result: plain values, a data frame, or a mapping of arrays.
     folder : path-like, optional
@@ -352,28 +326,21 @@ def run(
     >>> first, again
     ([9], [9])
     """
-    if suffix not in _SUFFIXES:
-        raise ValueError(f"suffix must be one of {', '.join(_SUFFIXES)}, got {suffix!r}")
-    from tqdm import tqdm
-
+    if suffix not in (".json", ".csv", ".npz"):
+        raise ValueError(f"suffix must be one of .json, .csv, .npz, got {suffix!r}")
     items = list(items)
-    folder = Path(folder or cache_dir() / "jobs")
-    code = code_key(step) if keep else ""
-    paths = [folder / f"{name}-{content_key(code, parts, item)[:20]}{suffix}" if keep else None for item in items]
+    folder, code = Path(folder or cache_dir() / "jobs"), code_key(step)
+    paths = [folder / f"{name}-{content_key(code, parts, item)[:20]}{suffix}" for item in items]
     results: dict[int, Any] = {}
     for index, path in enumerate(paths):
-        if path is not None and path.exists():
-            # A damaged file counts as not done.
-            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
-                results[index] = _read(path)
-    todo = [index for index in range(len(items)) if index not in results]
+        # A missing or damaged file counts as not done.
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+            results[index] = _read(path)
+    todo = [(index, items[index]) for index in range(len(items)) if index not in results]
     with tqdm(total=len(items), initial=len(results), desc=name, disable=not progress) as bar:
-        for index, result in _map(step, [(i, items[i]) for i in todo], n_jobs, client):
-            path = paths[index]
-            if path is not None:
-                _write(path, result)
-                result = _read(path)
-            results[index] = result
+        for index, result in _map(step, todo, n_jobs, client):
+            _write(paths[index], result)
+            results[index] = _read(paths[index])
             bar.update()
     return [results[index] for index in range(len(items))]
 
@@ -409,11 +376,10 @@ def in_order(
     [3, 2, 1]
     """
     todo, started = iter(items), deque[Any]()
-    nothing = object()
     try:
         while True:
-            while len(started) < max(1, ahead()) and (item := next(todo, nothing)) is not nothing:
-                started.append(submit(step, item))
+            room = max(0, max(1, ahead()) - len(started))
+            started.extend(submit(step, item) for item in itertools.islice(todo, room))
             if not started:
                 return
             yield started.popleft().result()
@@ -433,13 +399,7 @@ def _map(
         from distributed import as_completed
 
         futures = [client.submit(_numbered, step, index, item, pure=False) for index, item in numbered]
-        for future in as_completed(futures):
-            yield future.result()
-    elif n_jobs == 1 or len(numbered) < 2:
-        for index, item in numbered:
-            yield index, step(item)
+        yield from (future.result() for future in as_completed(futures))
     else:
-        from joblib import Parallel, delayed
-
-        parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-        yield from parallel(delayed(_numbered)(step, index, item) for index, item in numbered)
+        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+        yield from parallel(joblib.delayed(_numbered)(step, index, item) for index, item in numbered)

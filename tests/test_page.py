@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -114,64 +113,17 @@ def test_a_visitor_s_file_name_is_harmless(name):
 def test_a_file_name_cannot_write_the_page():
     name = "<img src=x onerror=alert(1)>.png"
     answer = one_answer(name=name)
-    shown = answers.answer_page(answer) + answers.batch_page([answer, answers.Refused(f"{name} is broken", name)])
-    shown += answers.refusal_page(name)
+    shown = answers.answer_page(answer) + answers.refusal_page(name)
     assert "<img src=x" not in shown
     assert "&lt;img src=x" in shown
 
 
 def test_a_file_name_is_no_formula():
-    shown = answers.batch_page([one_answer(name="=1+1.png"), answers.Refused("is broken", "+cmd.png")])
-    table = links(shown)["busutils_measurements.csv"].decode()
-    assert ",'=1+1.png," in table
-    assert ",'+cmd.png," in table
-
-
-def test_a_batch_keeps_files_of_one_name_apart_and_names_what_failed(tmp_path):
-    files = []
-    for folder, left in (("a", 5), ("b", 25)):
-        (tmp_path / folder).mkdir()
-        files.append(save(tmp_path / folder, "scan.png", scene(left=left)))
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    shown = answers.batch_page(page._examine_all({"U-Net": Bright()}, [*files, tmp_path / "broken.png"]))
-    archive = zipfile.ZipFile(io.BytesIO(links(shown)["busutils_masks.zip"]))
-    assert sorted(archive.namelist()) == ["measurements.csv", "scan-2_u-net_mask.png", "scan_u-net_mask.png"]
-    second = np.asarray(Image.open(archive.open("scan-2_u-net_mask.png")))
-    np.testing.assert_array_equal(second == 255, scene(left=25) > 100)
-    rows = list(csv.DictReader(io.StringIO(archive.read("measurements.csv").decode())))
-    assert [row["file"] for row in rows] == ["scan.png", "scan.png", "broken.png"]
-    assert rows[2]["error"]
-
-
-def test_all_frames_of_a_clip_are_in_a_batch(tmp_path, monkeypatch):
-    frames = [Image.fromarray(scene(left=left)) for left in (5, 15, 25)]
-    frames[0].save(tmp_path / "clip.tif", save_all=True, append_images=frames[1:])
-    files = [str(tmp_path / "clip.tif"), str(save(tmp_path, "scan.png", scene()))]
-    compared = {"U-Net": Bright()}
-    shown = links(answers.batch_page(page._examine_all(compared, files)))
-    archive = zipfile.ZipFile(io.BytesIO(shown["busutils_masks.zip"]))
-    names = [f"clip_f000{number}_u-net_mask.png" for number in (1, 2, 3)]
-    assert sorted(archive.namelist()) == [*names, "measurements.csv", "scan_u-net_mask.png"]
-    for name, frame in zip(names, frames, strict=True):
-        mask = np.asarray(Image.open(archive.open(name))) == 255
-        np.testing.assert_array_equal(mask, np.asarray(frame) > 100)
-    rows = list(csv.DictReader(io.StringIO(shown["busutils_measurements.csv"].decode())))
-    assert [row["frame"] for row in rows] == ["1", "2", "3", ""]
-    monkeypatch.setattr(page, "MAX_FRAMES", 2)
-    *_, refusal, single = page._examine_all(compared, files)
-    assert isinstance(refusal, answers.Refused) and "busutils predict" in str(refusal)
-    assert single.name == "scan"
-
-
-def test_a_clip_that_breaks_off_keeps_its_whole_frames(tmp_path, monkeypatch):
-    def broken(path, **_):
-        yield limits.Image(scene(), frame=1)
-        raise limits.DatasetError(f"{path} is cut short")
-
-    monkeypatch.setattr(answers, "read_images", broken)
-    first, second = page._examine_all({"U-Net": Bright()}, [str(tmp_path / "clip.tif")])
-    assert first.rows["U-Net"].frame == 1
-    assert (second.name, str(second)) == ("clip.tif", "clip.tif is cut short")
+    for name in ("=1+1.png", "+cmd.png", "-2.png", "@sum.png", "\t=1.png"):
+        table = links(answers.answer_page(one_answer(name=name)))
+        (content,) = (text for file, text in table.items() if file.endswith(".csv"))
+        for row in csv.DictReader(io.StringIO(content.decode())):
+            assert not any(cell.startswith(tuple("=+-@\t\r")) for cell in row.values())
 
 
 def test_refusals_are_clear_and_name_no_folder(tmp_path, monkeypatch):
@@ -317,6 +269,15 @@ def test_an_upload_is_answered(address):
     (text,) = json.loads(events.split("data: ", 1)[1])
     mask = np.asarray(Image.open(io.BytesIO(links(text)["scan_u-net_mask.png"])))
     np.testing.assert_array_equal(mask == 255, scene() > 100)
+
+
+def test_no_result_lies_on_the_server_for_another_visitor(address):
+    path = json.loads(upload(address, "private.png", png(scene(left=3)))[1])[0]
+    before = {file for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()}
+    assert "event: complete" in segment(address, path)
+    after = {file for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()}
+    # Gradio may leave a copy of the upload and empty files, but nothing that was made from it.
+    assert {file.read_bytes() for file in after - before} <= {png(scene(left=3)), b""}
 
 
 @pytest.mark.parametrize(
@@ -483,22 +444,6 @@ def test_opacity_changes_without_the_server(visitor, tmp_path):
     tab.fill("#opacity input[type=number]", "1")
     tab.press("#opacity input[type=number]", "Tab")
     tab.wait_for_function("getComputedStyle(document.querySelector('#answer .mask')).opacity == '1'")
-
-
-@pytest.mark.slow
-def test_a_batch_gives_an_archive(visitor, tmp_path):
-    tab = visitor()
-    tab.get_by_role("tab", name="Several").click()
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    files = [save(tmp_path, f"scan{n}.png", scene(left=5 * n)) for n in (1, 2)]
-    tab.set_input_files("#files input[type=file]", [*files, tmp_path / "broken.png"])
-    tab.locator("#files").get_by_text("broken").wait_for()
-    tab.click("#segment-all")
-    tab.wait_for_selector("#batch-answer table")
-    assert "2 images segmented, 1 refused." in tab.inner_text("#batch-answer")
-    with tab.expect_download() as download:
-        tab.get_by_role("link", name="Masks and table").click()
-    assert len(zipfile.ZipFile(download.value.path()).namelist()) == 5
 
 
 @pytest.mark.slow

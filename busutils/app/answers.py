@@ -1,25 +1,24 @@
-"""What the web page says about an image: masks, maps and measurements, as one piece of HTML that holds its own files.
+"""What the web page shows for an image: masks, maps and measurements, as one piece of HTML that holds its own files.
 
-Nothing here knows Gradio. Pictures and downloads are data addresses inside the answer, so that no result ever lies on
-the server's disk. ``answer.html`` is the template; it escapes whatever it is given.
+Nothing here depends on Gradio. Pictures and downloads are data URLs inside the HTML, so no result is ever written to the
+server's disk. The template ``answer.html`` escapes all values.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
 import functools
 import io
 import os
 import re
 import unicodedata
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 from matplotlib import colormaps, colors
 from PIL import ImageColor
@@ -34,37 +33,14 @@ from busutils.models.segmenter import Segmenter
 from busutils.plotting.style import PREDICTION, colour_of
 from busutils.predict import Prediction, describe, mask_png
 
-__all__ = ["Answer", "Refused", "answer_page", "batch_page", "examine", "read_upload", "refusal_page", "summary"]
+__all__ = ["Answer", "Refused", "answer_page", "examine", "read_upload", "refusal_page", "safe_stem", "summary"]
 
 MIN_SIDE = 32  # pixels; less shows no tissue
 _SHOWN_SIDE = 640  # pixels of the longer side on the page; masks to download keep the image's own size
-_THUMBNAIL_SIDE = 96
-_MEASUREMENTS = (
-    # column of the table, label, format
-    ("area_px", "Area (px)", "{:,.0f}"),
-    ("area_share", "Share of the image", "{:.1%}"),
-    ("longest_axis_px", "Longest axis (px)", "{:,.0f}"),
-    ("area_mm2", "Area (mm²)", "{:,.0f}"),
-    ("longest_axis_mm", "Longest axis (mm)", "{:,.1f}"),
-    ("confidence", "Probability inside", "{:.2f}"),
-    ("uncertainty", "Uncertainty (bit)", "{:.2f}"),
-)
 
 
 class Refused(BusutilsError):
-    """A file the page does not take, and why, in words for whoever sent it.
-
-    Parameters
-    ----------
-    reason : str
-        The words.
-    name : str
-        Of the file.
-    """
-
-    def __init__(self, reason: str, name: str = "") -> None:
-        super().__init__(reason)
-        self.name = name
+    """A file that the page does not take, and why, in words for the visitor."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +77,12 @@ def safe_stem(name: str) -> str:
     Parameters
     ----------
     name : str
-        Whatever was sent, paths and marks of HTML included.
+        Any text, paths and HTML included.
 
     Returns
     -------
     str
-        Never empty, never a path, never hidden.
+        Never empty, never a path, never hidden, never a formula of a spreadsheet.
 
     Examples
     --------
@@ -128,7 +104,7 @@ def read_upload(
     path : path-like
         Where the server keeps it.
     spacing : (float, float), optional
-        Height and width of a pixel in mm as the visitor gave it; it goes before what the file says.
+        Height and width of a pixel in mm as the visitor gave it; takes precedence over what the file says.
     max_pixels : int, optional
         Limit of an image, see :func:`busutils.io.read_images`.
 
@@ -140,48 +116,45 @@ def read_upload(
     Raises
     ------
     Refused
-        If the file is no image that is read here, broken, too large or too small; the words name no folder.
+        If the file is no image that is read here, broken, too large or too small; the message names no folder.
     """
     path = Path(path)
     try:
         for image in read_images(path, max_pixels=max_pixels):
             height, width = image.pixels.shape
             if min(height, width) < MIN_SIDE:
-                words = f"has {width} x {height} pixels; at least {MIN_SIDE} are needed on each side."
-                raise Refused(f"{path.name} {words}", path.name)
+                raise Refused(
+                    f"{path.name} has {width} x {height} pixels; at least {MIN_SIDE} are needed on each side."
+                )
             yield replace(image, spacing=spacing or image.spacing)
     except DatasetError as error:
         words = str(error).replace(f"{path.parent}{os.sep}", "")
-        raise Refused(re.sub(r" \(busutils\.[^)]*\)", "", words), path.name) from error
+        raise Refused(re.sub(r" \(busutils\.[^)]*\)", "", words)) from error
 
 
-def examine(segmenters: Mapping[str, Segmenter], image: Image, name: str, stem: str = "") -> Answer:
+def examine(segmenters: Mapping[str, Segmenter], image: Image, name: str) -> Answer:
     """Segment and measure one image with every method.
 
     Parameters
     ----------
     segmenters : mapping of str to Segmenter
-        Fitted ones by the name the page calls them; the first is the one whose maps are shown.
+        Fitted ones by the name the page calls them; the maps of the first are shown.
     image : Image
         The image.
     name : str
         Of its file, as it was sent.
-    stem : str, optional
-        What the downloads are called; made from `name` otherwise.
 
     Returns
     -------
     Answer
     """
-    stem = stem or safe_stem(name)
+    stem = safe_stem(name)
     probs, masks, rows = {}, {}, {}
     for method, segmenter in segmenters.items():
         (prob,) = segmenter.predict_proba([image.pixels])
         (mask,) = segmenter.masks_from([prob])
-        mask_file = f"{stem}_{safe_stem(method).lower()}_mask.png"
-        row = describe(Path(name).name, mask_file, image, prob, mask, segmenter.threshold_)
-        if not segmenter.supervised:
-            # Its map holds zeros and ones: numbers that say nothing would look like certainty.
+        row = describe(stem, f"{stem}_{safe_stem(method).lower()}_mask.png", image, prob, mask, segmenter.threshold_)
+        if not segmenter.supervised:  # its map holds zeros and ones, which are no probabilities
             row = replace(row, confidence=None, uncertainty=None)
         probs[method], masks[method], rows[method] = prob, mask, row
     return Answer(stem, image, probs, masks, rows)
@@ -212,77 +185,35 @@ def summary(answer: Answer) -> str:
     if len(masks) == 2 and all(mask.any() for mask in masks):
         sentences.append(f"The two overlap with a Dice of {dice(*masks):.2f}; where they disagree, look yourself.")
     if answer.image.frame == 1:
-        sentences.append("The file holds several frames; this is the first. The tab Several shows all.")
+        sentences.append("The file holds several frames; this is the first. The command busutils predict takes all.")
     return " ".join(sentences)
 
 
-# -- files inside the answer ---------------------------------------------------------------------------------
+# -- HTML ----------------------------------------------------------------------------------------------------
 
 
-def _encoded(pixels: np.ndarray, kind: str = "png") -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, kind, quality=88)
-    return buffer.getvalue()
-
-
-def _address(content: bytes, kind: str = "image/png") -> str:
+def _data_url(content: bytes | np.ndarray, kind: str = "image/png") -> str:
+    """A file, or pixels to be compressed as a picture, as a URL."""
+    if isinstance(content, np.ndarray):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(content).save(buffer, kind.removeprefix("image/"), quality=88)
+        content = buffer.getvalue()
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _download(content: bytes, name: str, kind: str, label: str) -> dict[str, str]:
-    return {"name": name, "address": _address(content, kind), "label": label}
+def _resized(pixels: np.ndarray, side: int = _SHOWN_SIDE) -> np.ndarray:
+    picture = PIL.Image.fromarray(pixels)
+    scale = min(1.0, side / max(picture.size))
+    return np.asarray(picture.resize([max(1, round(length * scale)) for length in picture.size]))
 
 
-def _rows_of(result: Answer | Refused) -> list[dict[str, Any]]:
-    """Rows of the table of measurements: one a method, or one that says why there is none."""
-    if isinstance(result, Refused):
-        return [{"file": result.name, "error": str(result)}]
-    return [{"method": method, **asdict(row)} for method, row in result.rows.items()]
-
-
-def _measurements_csv(rows: Iterable[dict[str, Any]]) -> bytes:
-    """The columns of ``busutils predict``, and the method."""
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, ["method", *(field.name for field in fields(Prediction))])
-    table.writeheader()
-    for row in rows:
-        # No spreadsheet takes a name, which is the visitor's, for a formula.
-        cells = {
-            column: f"'{cell}" if str(cell).startswith(tuple("=+-@\t\r")) else cell for column, cell in row.items()
-        }
-        table.writerow(cells)
-    return text.getvalue().encode()
-
-
-# -- pictures ------------------------------------------------------------------------------------------------
-
-
-def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
-    """As large as it is on the page."""
-    scale = min(1.0, side / max(pixels.shape))
-    height, width = (max(1, round(length * scale)) for length in pixels.shape)
-    return np.asarray(PIL.Image.fromarray(pixels).resize((width, height)))
-
-
-def _overlay(answer: Answer, method: str, colour: str, side: int) -> dict[str, str]:
-    """The image, and over it the lesion in one colour on nothing, with a darker rim that shows on bright tissue."""
-    small = _resized(np.uint8(255) * answer.masks[method], side) > 127
-    layer = np.zeros((*small.shape, 4), np.uint8)
-    layer[small] = (*ImageColor.getrgb(colour), 255)
-    layer[small & ~ndimage.binary_erosion(small, iterations=2), :3] //= 2
-    # A grey JPEG: speckle makes a PNG ten times as large, and this one is for the eye only.
-    image = _encoded(_resized(answer.image.pixels, side), "jpeg")
-    return {"image": _address(image, "image/jpeg"), "mask": _address(_encoded(layer))}
-
-
-def _map(values: np.ndarray, colormap: str, title: str, alt: str) -> dict[str, Any]:
-    scale = colormaps[colormap]
-    shown = scale(np.clip(values, 0, 1), bytes=True)[..., :3]
-    steps = [colors.to_hex(scale(step)) for step in np.linspace(0, 1, 9)]
-    return {"image": _address(_encoded(shown)), "title": title, "alt": alt, "colours": steps}
-
-
-# -- HTML ----------------------------------------------------------------------------------------------------
+def _overlay(mask: np.ndarray, colour: str) -> np.ndarray:
+    """The lesion in one colour on a transparent ground, with a darker rim that shows on bright tissue."""
+    shown = _resized(np.uint8(255) * mask) > 127
+    layer = np.zeros((*shown.shape, 4), np.uint8)
+    layer[shown] = (*ImageColor.getrgb(colour), 255)
+    layer[shown & ~ndimage.binary_erosion(shown, iterations=2), :3] //= 2
+    return layer
 
 
 @functools.cache
@@ -291,11 +222,6 @@ def _template() -> Any:
 
     source = Path(__file__).with_name("answer.html").read_text(encoding="utf-8")
     return jinja2.Environment(autoescape=True).from_string(source).module
-
-
-def _shown(row: Prediction, column: str, layout: str) -> str:
-    value = getattr(row, column)
-    return "–" if value is None else layout.format(value)
 
 
 def answer_page(answer: Answer) -> str:
@@ -310,83 +236,34 @@ def answer_page(answer: Answer) -> str:
     str
         Pictures, measurements and downloads. The opacity of masks is the style variable ``--opacity``.
     """
-    first, rows = next(iter(answer.masks)), answer.rows
+    first = next(iter(answer.masks))
     overlays, files = [], []
-    height, width = answer.image.pixels.shape
     for method, mask in answer.masks.items():
         colour = PREDICTION if method == first else colour_of(method)
         alt = f"{answer.name} with {'the marked lesion' if mask.any() else 'nothing marked'} of {method}"
-        overlays.append(
-            {"method": method, "colour": colour, "alt": alt, **_overlay(answer, method, colour, _SHOWN_SIDE)}
-        )
-        label = f"Mask, {method} (PNG, {width} × {height})"
-        files.append(_download(mask_png(mask), rows[method].mask, "image/png", label))
-    files.append(
-        _download(
-            _measurements_csv(_rows_of(answer)), f"{answer.name}_measurements.csv", "text/csv", "Measurements (CSV)"
-        )
-    )
+        overlays.append({"method": method, "colour": colour, "alt": alt, "mask": _data_url(_overlay(mask, colour))})
+        name, url = answer.rows[method].mask, _data_url(mask_png(mask))
+        files.append({"name": name, "label": f"Mask, {method} (PNG)", "url": url})
+    rows = [{"method": method, **asdict(row)} for method, row in answer.rows.items()]
+    table = pd.DataFrame(rows, dtype=object).to_csv(index=False).encode()
+    name = f"{answer.name}_measurements.csv"
+    files.append({"name": name, "label": "Measurements (CSV)", "url": _data_url(table, "text/csv")})
     prob = _resized(answer.probs[first], _SHOWN_SIDE // 2)
-    maps = [
-        _map(prob, "viridis", f"Probability, {first}", f"Probability map of {first}"),
-        _map(
-            entropy(prob),
-            "cividis",
-            "Uncertainty, bit",
-            f"Map of the uncertainty of {first}, largest along its borders",
-        ),
-    ]
-    measurements = [
-        (label, [_shown(row, column, layout) for row in rows.values()])
-        for column, label, layout in _MEASUREMENTS
-        if answer.image.spacing or "mm" not in label
-    ]
-    return str(_template().one(answer.name, summary(answer), overlays, maps, list(rows), measurements, files))
-
-
-def batch_page(results: Iterable[Answer | Refused]) -> str:
-    """The answer for several images as HTML: a table with thumbnails, and an archive to download.
-
-    Parameters
-    ----------
-    results : iterable of Answer or Refused
-        Taken one by one and let go, so that memory does not grow with their number; names of answers differ.
-
-    Returns
-    -------
-    str
-        The first method is shown; the archive holds the masks of all, and the table of measurements.
-    """
-    lines, rows = list[dict[str, Any]](), list[Any]()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for result in results:
-            rows += _rows_of(result)
-            if isinstance(result, Refused):
-                lines.append({"name": result.name, "refusal": str(result)})
-                continue
-            for method, mask in result.masks.items():
-                archive.writestr(result.rows[method].mask, mask_png(mask))
-            method, row = next(iter(result.rows.items()))
-            axis = ("longest_axis_mm", "{:.1f} mm") if result.image.spacing else ("longest_axis_px", "{:.0f} px")
-            shown = [("area_share", "{:.1%}"), axis, ("confidence", "{:.2f}"), ("uncertainty", "{:.2f}")]
-            name = row.file + (f", frame {row.frame}" if row.frame else "")
-            cells = [_shown(row, *column) for column in shown]
-            lines.append({"name": name, "cells": cells, **_overlay(result, method, PREDICTION, _THUMBNAIL_SIDE)})
-        table = _measurements_csv(rows)
-        archive.writestr("measurements.csv", table)
-    files = [
-        _download(buffer.getvalue(), "busutils_masks.zip", "application/zip", "Masks and table (ZIP)"),
-        _download(table, "busutils_measurements.csv", "text/csv", "Measurements (CSV)"),
-    ]
-    n_refused = sum("refusal" in line for line in lines)
-    found = f"{len(lines) - n_refused} images segmented" + (f", {n_refused} refused." if n_refused else ".")
-    columns = ("Image", "File", "Marked", "Longest axis", "Probability inside", "Uncertainty, bit")
-    return str(_template().several(found, columns, lines, files))
+    maps = []
+    for title, values, scale in (
+        (f"Probability, {first}", prob, colormaps["viridis"]),
+        (f"Uncertainty of {first}, bit", entropy(prob), colormaps["cividis"]),
+    ):
+        picture = scale(np.clip(values, 0, 1), bytes=True)[..., :3]
+        steps = [colors.to_hex(scale(step)) for step in np.linspace(0, 1, 9)]
+        maps.append({"title": title, "image": _data_url(picture), "colours": steps})
+    # JPEG, because speckle makes a PNG ten times as large.
+    image = _data_url(_resized(answer.image.pixels), "image/jpeg")
+    return str(_template().one(answer.name, summary(answer), image, overlays, maps, rows, files))
 
 
 def refusal_page(reason: str) -> str:
-    """Say why there is no answer.
+    """HTML that says why there is no answer.
 
     Parameters
     ----------

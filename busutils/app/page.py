@@ -1,24 +1,20 @@
 """The web page: upload or sample, mask, maps, measurements, download. Not a medical device."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import PIL.Image
 
-from busutils import datasets
+from busutils import datasets, models
 from busutils.app import answers
-from busutils.app.answers import Answer, Refused
 from busutils.errors import BusutilsError, MissingPackageError
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, read_image
 from busutils.models.segmenter import Segmenter
@@ -26,27 +22,26 @@ from busutils.models.segmenter import Segmenter
 __all__ = ["PageError", "build", "methods", "model_card", "serving"]
 
 MAX_FILE_MB = 10
-MAX_FILES = 20
-MAX_FRAMES = 100  # of all clips of a batch
-MAX_PIXELS = 8_000_000  # compared before anything is decoded; several times what scanners write
-MAX_BODY_MB = 60  # of any request, all files of a batch included
-MAX_WAITING = 40  # visitors in the queue; more are told to come back
-KEEP_SECONDS = 300  # an upload is deleted that long after it came: long enough for the queue
+MAX_PIXELS = 8_000_000  # checked before anything is decoded; several times what scanners write
+MAX_BODY_MB = 12  # of any request
+MAX_WAITING = 40  # visitors in the queue; more are asked to come back
+KEEP_SECONDS = 300  # age at which an upload is deleted: long enough for the queue
 _MB = 2**20  # as browsers count
 
 WARNING = (
-    "Not a medical device. For teaching and research only: what is marked may be wrong, and what is missed is not "
-    "marked. Nothing here may be used to decide about a person."
-)
-LIMITS = (
-    f"PNG, JPEG, BMP, TIFF, GIF or DICOM, up to {MAX_FILE_MB} MB and {MAX_PIXELS // 1_000_000} million pixels a file."
+    "Not a medical device. For teaching and research only: what is marked may be wrong, and lesions may be missed. "
+    "Nothing here may be used to decide about a person."
 )
 PRIVACY = (
-    f"{LIMITS} Upload no picture that shows a name. Images are segmented on the machine that serves this page, are deleted within "
+    f"PNG, JPEG, BMP, TIFF, GIF or DICOM, up to {MAX_FILE_MB} MB and {MAX_PIXELS // 1_000_000} million pixels. Upload no "
+    "picture that shows a name. Images are segmented on the machine that serves this page, are deleted within "
     f"{KEEP_SECONDS // 60} minutes, and go nowhere else."
 )
 
-# The page names no other host; with these, the visitor's browser would refuse to go to one.
+# On a narrow screen the answer stands below everything else.
+_SCROLL_ON_A_PHONE = "() => { if (innerWidth <= 700) document.getElementById('answer').scrollIntoView(); }"
+
+# The page names no other host, and these headers make the visitor's browser refuse any.
 _HEADERS = {
     "content-security-policy": (
         "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'"
@@ -73,11 +68,9 @@ def methods(segmenter: Segmenter) -> dict[str, Segmenter]:
     dict of Segmenter
         By name.
     """
-    from busutils.models import KMeansSegmenter
-
-    if isinstance(segmenter, KMeansSegmenter):
+    if isinstance(segmenter, models.KMeansSegmenter):
         return {f"K-Means, {segmenter.preset}": segmenter}
-    return {"U-Net": segmenter, "K-Means, best": KMeansSegmenter("best")}
+    return {"U-Net": segmenter, "K-Means, best": models.KMeansSegmenter("best")}
 
 
 def model_card(name: str) -> str:
@@ -92,10 +85,8 @@ def model_card(name: str) -> str:
     -------
     str
     """
-    from busutils import models
-
     path = Path(name)
-    shipped = path.stem if path.suffix in (".onnx", ".xml") else name  # exports are called after their weights
+    shipped = path.stem if path.suffix == ".onnx" else name  # exports are called after their weights
     if shipped in models.list_weights():
         return (Path(models.__file__).parent / "weights" / f"{shipped}.md").read_text(encoding="utf-8")
     return f"# {path.name}\n\nThese weights came without a card: ask whoever trained them for what, and on what."
@@ -141,40 +132,25 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
         spacing = (dy or dx or 0.0, dx or dy or 0.0) if dy or dx else None
         try:
             image = next(answers.read_upload(file, spacing, max_pixels=MAX_PIXELS))
-        except Refused as refused:
+        except answers.Refused as refused:
             return answers.refusal_page(f"This file cannot be used: {refused}")
         return answers.answer_page(answers.examine(compared, image, Path(file).name))
 
     def show_sample(event: gr.SelectData) -> str:
         return answers.answer_page(answers.examine(compared, samples[event.index], f"sample_{event.index + 1}.png"))
 
-    # Gradio looks the type up where this module's names are, and there it is no name.
-    show_sample.__annotations__["event"] = gr.SelectData
-
-    def show_batch(files: list[str] | None, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        if not files:
-            return answers.refusal_page("Choose some images first.")
-        if len(files) > MAX_FILES:
-            return answers.refusal_page(
-                f"{len(files)} files are too many for the page, which takes {MAX_FILES} at once: "
-                "busutils predict does any number on your own machine."
-            )
-        return answers.batch_page(_examine_all(compared, progress.tqdm(files, desc="Segmenting")))
-
-    upload = {"file_types": [*PICTURE_SUFFIXES, *DICOM_SUFFIXES], "type": "filepath"}
     number = {"value": 0, "minimum": 0, "maximum": 10, "step": 0.001, "min_width": 120}
     with gr.Blocks(title="busutils: lesions in breast ultrasound", analytics_enabled=False) as page:
-        gr.Markdown(
-            f"# Lesions in breast-ultrasound images\n{' and '.join(compared)} mark what they take for a lesion."
-        )
+        gr.Markdown(f"# Lesions in breast-ultrasound images\nOutlined by {' and '.join(compared)}.")
         gr.HTML(f'<p role="note">{WARNING}</p>', elem_id="warning")
         with gr.Tab("One image", id="one"), gr.Row():
             with gr.Column(scale=2, min_width=280):
-                file = gr.File(label="Your image", height=140, elem_id="file", **upload)
+                suffixes = [*PICTURE_SUFFIXES, *DICOM_SUFFIXES]
+                file = gr.File(label="Your image", height=140, elem_id="file", file_types=suffixes, type="filepath")
                 with gr.Row():
                     dy = gr.Number(label="Height of a pixel in mm", elem_id="dy", **number)
                     dx = gr.Number(label="Width of a pixel in mm", elem_id="dx", **number)
-                gr.Markdown("For measurements in millimetres; 0 if unknown. DICOM files often tell it themselves.")
+                gr.Markdown("For measurements in millimetres; 0 if unknown. DICOM files often state it.")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 gallery = gr.Gallery(
                     [(PIL.Image.fromarray(s.pixels), caption) for s, caption in zip(samples, captions, strict=True)],
@@ -192,35 +168,27 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
             with gr.Column(scale=3, min_width=280):
                 opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the masks", elem_id="opacity")
                 answer = gr.HTML(
-                    '<section class="answer"><p>The answer will stand here.</p></section>', elem_id="answer"
+                    '<section class="answer"><p>The answer will appear here.</p></section>', elem_id="answer"
                 )
-        with gr.Tab("Several", id="several"):
-            most = f"Up to {MAX_FILES} images or clips, together up to {MAX_BODY_MB - 10} MB"
-            files = gr.File(label=most, file_count="multiple", height=180, elem_id="files", **upload)
-            batch_button = gr.Button("Segment all", variant="primary", elem_id="segment-all")
-            batch_answer = gr.HTML("", elem_id="batch-answer")
         with gr.Tab("Model", id="about"):
             gr.Markdown(model_card(name), elem_id="card")
 
         _take_uploads_only(file)
-        _take_uploads_only(files)
-        # One image at a time for all visitors, so that memory stays flat; a batch waits for other batches only.
+        # One image at a time for all visitors, so that memory stays flat.
         one = {"outputs": answer, "concurrency_limit": 1, "concurrency_id": "one"}
-        several = {"outputs": batch_answer, "concurrency_limit": 1, "concurrency_id": "several"}
         for event in (
             button.click(show, [file, dy, dx], api_name="segment", **one),
             file.upload(show, [file, dy, dx], api_visibility="private", **one),
             gallery.select(show_sample, None, api_visibility="private", **one),
         ):
-            event.then(None, js=_SCROLL)
-        batch_button.click(show_batch, files, api_name="segment_files", **several)
+            event.then(None, js=_SCROLL_ON_A_PHONE)
         opacity.change(None, opacity, js="(v) => document.documentElement.style.setProperty('--opacity', v)")
-        page.load(None, js=_READ_ALOUD)
+        page.load(None, js='() => document.getElementById("answer").setAttribute("aria-live", "polite")')
     return page.queue(max_size=MAX_WAITING)
 
 
 def _take_uploads_only(component: Any) -> None:
-    """Keep a file component from fetching what it is told to by a crafted call: the server asks no other host."""
+    """Keep a file component from fetching a URL that a crafted call names: the server asks no other host."""
     move = component.async_move_resource_to_block_cache
 
     async def move_upload(path: Any) -> str | None:
@@ -229,35 +197,6 @@ def _take_uploads_only(component: Any) -> None:
         return await move(path)
 
     component.async_move_resource_to_block_cache = move_upload
-
-
-_READ_ALOUD = """() => {
-  for (const id of ["answer", "batch-answer"]) document.getElementById(id)?.setAttribute("aria-live", "polite");
-}"""
-# On a phone the answer stands below everything else.
-_SCROLL = """() => {
-  if (matchMedia("(max-width: 700px)").matches) document.getElementById("answer").scrollIntoView();
-}"""
-
-
-def _examine_all(compared: Mapping[str, Segmenter], files: Iterable[str]) -> Iterator[Answer | Refused]:
-    """Answers for all images of all files; those of a clip are told apart by their frame."""
-    stems = Counter[str]()
-    n_frames = 0
-    for file in files:
-        name = Path(file).name
-        stem = answers.safe_stem(name)
-        stems[stem.lower()] += 1
-        if stems[stem.lower()] > 1:
-            stem = f"{stem}-{stems[stem.lower()]}"
-        try:
-            for image in answers.read_upload(file, max_pixels=MAX_PIXELS):
-                if image.frame and (n_frames := n_frames + 1) > MAX_FRAMES:
-                    words = f"the page takes {MAX_FRAMES} frames at once; busutils predict does any number."
-                    raise Refused(words, name)
-                yield answers.examine(compared, image, name, f"{stem}_f{image.frame:04d}" if image.frame else stem)
-        except Refused as refused:
-            yield refused
 
 
 # -- the server ----------------------------------------------------------------------------------------------
@@ -306,12 +245,6 @@ def _sweep(folder: Path, kept: set[str], older_than: float) -> None:
                 path.rmdir()
             elif str(path) not in kept and time.time() - path.lstat().st_ctime > older_than:
                 path.unlink()
-
-
-def _give_memory_back() -> None:
-    """Hand what past answers took to the system: glibc keeps it for the next, in every thread's own heap."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # systems without glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager
@@ -367,7 +300,9 @@ def serving(
         def sweep() -> None:
             while not closed.wait(min(keep_seconds, 15)):
                 _sweep(folder, kept, keep_seconds)
-                _give_memory_back()
+                # glibc keeps the memory of past answers in every thread's own heap; hand it back to the system.
+                with contextlib.suppress(AttributeError, OSError, TypeError):  # systems without glibc
+                    ctypes.CDLL(None).malloc_trim(0)
 
         threading.Thread(target=sweep, name="busutils-sweep", daemon=True).start()
         try:

@@ -38,7 +38,7 @@ def find_images(
     recursive : bool, default False
         Search folders of folders; by default they are searched one level deep. Hidden files are left out.
     out : path-like, optional
-        Folder that results go to; it is not searched.
+        Folder that results go to, which must not be a searched one.
 
     Returns
     -------
@@ -51,13 +51,9 @@ def find_images(
         If a place does not exist or is a searched `out`, or no image was found.
     """
     found: dict[Path, None] = {}
-    results = None if out is None else Path(out).resolve()
     for path in (path for place in places for path in _named(Path(place))):
-        if not os.path.isdir(path):
-            found[path] = None
-            continue
-        searched = _search(path, recursive, results)
-        if searched and results == path.resolve():
+        searched = _search(path, recursive) if os.path.isdir(path) else [path]
+        if out is not None and searched and path.resolve() == Path(out).resolve():
             raise PredictError(f"{path} holds the images, and results cannot go there too: give another --out")
         found.update(dict.fromkeys(searched))
     if not found:
@@ -78,31 +74,21 @@ def _named(place: Path) -> Iterator[Path]:
         raise PredictError(f"there is no file or folder {place}: check the path")
 
 
-def _search(folder: Path, recursive: bool, results: Path | None) -> list[Path]:
+def _search(folder: Path, recursive: bool) -> list[Path]:
     found: list[Path] = []
     n_masks = 0
-    for name, folders, names in os.walk(folder):
-        here = Path(name)
-        if here != folder and (here / RECORD).exists():
-            logger.info("%s: left out, it holds results of an earlier run", here)
-            folders.clear()
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        earlier = path.parent != folder and (path.parent / RECORD).exists()  # results of an earlier run
+        if hidden or earlier or not (path.suffix.lower() in SUFFIXES or (not path.suffix and is_dicom(path))):
             continue
-        folders[:] = sorted(f for f in folders if recursive and (here / f).resolve() != results and f[0] != ".")
-        paths = [here / name for name in sorted(names) if name[0] != "."]
-        paths = [path for path in paths if path.suffix.lower() in SUFFIXES or (not path.suffix and is_dicom(path))]
-        if here != folder and here.name.casefold() in _MASK_FOLDERS:
-            n_masks += len(paths)
+        if path.parent != folder and path.parent.name.casefold() in _MASK_FOLDERS:
+            n_masks += 1
         else:
-            found += paths
+            found.append(path)
     stems = {path.stem for path in found}
-    numbers = {stem.rpartition("_")[2] for stem in stems if not stem.startswith("mask_")}
-
-    def is_mask(stem: str) -> bool:  # X_mask of X, mask_1 of Test_Image_1
-        return bool((beside := _MASK.match(stem)) and beside[1] in stems) or (
-            stem.startswith("mask_") and stem.removeprefix("mask_") in numbers
-        )
-
-    images = [path for path in found if not is_mask(path.stem)]
+    # X_mask.png beside X.png is a mask.
+    images = [path for path in found if not ((beside := _MASK.match(path.stem)) and beside[1] in stems)]
     n_masks += len(found) - len(images)
     if n_masks:
         logger.info("%s: left out %d masks of other images (X_mask.png of X.png, folders of masks)", folder, n_masks)

@@ -57,24 +57,18 @@ COLUMNS = [field.name for field in dataclasses.fields(Prediction)]
 
 
 def one_line(text: str | os.PathLike[str]) -> str:
-    """Text in one line of valid UTF-8: a row of the table is a line, which makes a torn one known."""
+    """Text in one line of valid UTF-8, since a row of the table must be one line."""
     text = os.fspath(text).encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _outer_corners(mask: np.ndarray) -> np.ndarray:
-    """Middles of the outer edges (n, 2) of the largest region of a mask that has one, as far as its hull has them."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    regions, n_regions = ndimage.label(mask, structure=np.ones((3, 3)))
-    if n_regions > 1:
-        mask = regions == 1 + np.bincount(regions.ravel())[1:].argmax()
-    rows = np.flatnonzero(mask.any(axis=1))
-    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
-    ends = np.concatenate([np.stack([rows, first], axis=1), np.stack([rows, last], axis=1)])
-    # A pixel reaches half its side beyond its centre.
-    sides = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
-    points = (ends[:, None] + sides).reshape(-1, 2)
+    """Convex hull (n, 2) of the largest region of a mask that has one, by the middles of its pixels' outer edges."""
+    regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    largest = regions == 1 + np.bincount(regions.ravel())[1:].argmax()
+    border = np.argwhere(largest & ~ndimage.binary_erosion(largest))
+    edges = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])  # of a pixel, from its centre
+    points = (border[:, None] + edges).reshape(-1, 2)
     return points[ConvexHull(points).vertices]
 
 
@@ -108,7 +102,7 @@ def describe(
     if area:
         rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
         values |= {"top": rows[0], "left": columns[0], "bottom": rows[-1] + 1, "right": columns[-1] + 1}
-        corners = _outer_corners(mask)
+        corners = _outer_corners(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
         values["longest_axis_px"] = round(float(pdist(corners).max()), 2)
         values["confidence"] = round(float(prob[mask].mean()), 4)
         if spacing:
@@ -139,7 +133,7 @@ def mask_png(mask: np.ndarray) -> bytes:
     -------
     bytes
     """
-    # Masks are long runs of one value, for which there is a strategy twice as fast, with smaller files.
+    # Run-length compression suits masks: twice as fast, and smaller files.
     return _png(np.uint8(255) * mask, compress_type=zlib.Z_RLE)
 
 

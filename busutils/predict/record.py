@@ -1,7 +1,7 @@
 """The record of a folder of predictions: what its runs have read and written.
 
-With it a run is taken up again, an input that changed is segmented again, and a file that no run wrote is never
-overwritten.
+A run uses it to skip inputs that are done, to segment inputs again that changed, and never to overwrite a file that no
+run wrote.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import PIL.Image
 
 from busutils import jobs
 from busutils.errors import BusutilsError
@@ -49,7 +48,7 @@ class Source:
     version : list of int
         Size in bytes and time of the last change; empty if the file is missing.
     file : str
-        As it was named by whoever asked.
+        The file as the caller named it.
     name : str
         Of its results: ``<name>_mask.png``, or for frames ``<name>_f0001_mask.png`` and so on.
     lines : list of str
@@ -70,13 +69,12 @@ class Source:
 
     @classmethod
     def of(cls, file: str | os.PathLike[str]) -> Source:
-        """Look at an input file."""
-        path = os.path.abspath(file)
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):
-            return cls(path, [], os.fspath(file))
-        return cls(path, [status.st_size, status.st_mtime_ns], os.fspath(file))
+        """Read path, size and time of the last change of an input file."""
+        version = []
+        with contextlib.suppress(OSError, ValueError):  # reading the file reports why it cannot be used
+            status = os.stat(file)
+            version = [status.st_size, status.st_mtime_ns]
+        return cls(os.path.abspath(file), version, os.fspath(file))
 
 
 def _line(values: Iterable[Any]) -> str:
@@ -89,21 +87,12 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:20]
 
 
-def _is_picture(path: Path) -> bool:
-    try:
-        with PIL.Image.open(path) as picture:
-            picture.load()
-    except Exception:  # whatever a damaged file leads the decoder to
-        return False
-    return True
-
-
 class Record:
     """``predictions.jsonl`` beside the table ``predictions.csv``.
 
     It has a line with the settings, and for each input a line when it is begun, a line for each image *before* that
-    image's files are written, and for a clip a line when it is done. So a run that was killed at any moment knows its
-    own files: those whose content has a hash in the record.
+    image's files are written, and for a clip a line when it is done. A file whose content has a hash in the record was
+    written by a run, even if that run was killed.
 
     Parameters
     ----------
@@ -122,14 +111,15 @@ class Record:
         self.out = out
         self.settings: dict[str, str] = {}
         self.sources: dict[str, Source] = {}
-        self._hashes: dict[str, set[str]] = {}
-        self._lines = {_line(COLUMNS)}  # all that this record has ever put into the table
+        # All that runs have ever written: names of files with hashes of their content, and lines of the table.
+        self._files = set[tuple[str, str]]()
+        self._lines = {_line(COLUMNS)}
         source = Source("", [])
         record = out / RECORD
         for text in record.read_bytes().split(b"\n") if record.exists() else ():
             try:
                 event = dict(json.loads(text))
-            except (ValueError, TypeError):  # a line that a kill has torn
+            except (ValueError, TypeError):  # cut off by a kill
                 continue
             self.settings |= event.get("settings", {})
             if "path" in event:
@@ -138,14 +128,13 @@ class Record:
                 source.lines.append(event["line"])
                 source.outputs |= event["outputs"]
                 self._lines.add(event["line"])
-            for name, content in event.get("outputs", {}).items():
-                self._hashes.setdefault(name, set()).add(content)
+                self._files |= set(event["outputs"].items())
             source.done |= event.get("done", False)
 
     # -- before a run ----------------------------------------------------------------------------------------
 
     def has(self, source: Source, overlay: bool) -> bool:
-        """Whether an input, as it is now, is done, and its results are all there; changed by hand, they count as there.
+        """Whether an unchanged input is done and its results are there, even if somebody edited them since.
 
         Parameters
         ----------
@@ -158,41 +147,33 @@ class Record:
         bool
         """
         known = self.sources.get(source.path)
-        if not known or not known.done or not source.version or known.version != source.version:
+        if known is None or not known.done or known.version != source.version:
             return False
         if overlay and len(known.outputs) < 2 * len(known.lines):
             return False
-        for name, content in known.outputs.items():
-            path = self.out / name
-            if not (overlay or name.endswith("_mask.png")):
-                continue
-            if not path.is_file():
-                return False
-            if _hash(path.read_bytes()) != content:
-                if not _is_picture(path):
-                    return False
-                logger.warning("%s was changed after it was written, and is kept; its row was not changed", path)
+        if not all((self.out / name).is_file() for name in known.outputs):
+            return False
+        for name in known.outputs:
+            if not self._is_own(name):
+                logger.warning("%s was changed after it was written, and is kept as it is", self.out / name)
         return True
 
     def _is_own(self, name: str) -> bool:
-        """Whether a file is as a run wrote it, or a damaged rest of that."""
-        hashes, path = self._hashes.get(name, set()), self.out / name
-        return bool(hashes) and (_hash(path.read_bytes()) in hashes or not _is_picture(path))
+        """Whether a file is as a run wrote it."""
+        return (name, _hash((self.out / name).read_bytes())) in self._files
 
-    def check(self, names: set[str], overlay: bool) -> None:
+    def check(self, names: set[str]) -> None:
         """Refuse to overwrite what no run wrote.
 
         Parameters
         ----------
         names : set of str
             Of the results that are to be made.
-        overlay : bool
-            Whether overlays are to be made, too.
 
         Raises
         ------
         PredictError
-            If one of their files, or the table, is somebody else's or was changed.
+            If one of their files, or the table, was written or changed by anything else.
         """
         present = [name for name in (TABLE, RECORD) if (self.out / name).exists()]
         if present and not self.settings:
@@ -202,84 +183,54 @@ class Record:
             if not self._lines.issuperset(lines) or not any(line.startswith(last) for line in self._lines):
                 raise PredictError(f"{self.out / TABLE} was changed after it was written: move it elsewhere first")
         wanted = {name.casefold() for name in names}
-        foreign = [
-            name
-            for name in sorted(os.listdir(self.out))
-            if (found := _RESULT.fullmatch(name.casefold()))
-            and found[1] in wanted
-            and (overlay or found[3] == "mask")
-            and not self._is_own(name)
-        ]
-        if foreign:
-            more = f" and {len(foreign) - 1} more were" if len(foreign) > 1 else " was"
-            raise PredictError(
-                f"{self.out / foreign[0]}{more} not written by predict, or changed since, and would be overwritten: "
-                "give another --out"
-            )
-
-    def clear(self) -> None:
-        """Remove all that runs wrote into the folder and nobody has changed."""
-        for name in self._hashes:
-            if (self.out / name).is_file() and self._is_own(name):
-                (self.out / name).unlink()
-        for name in (TABLE, RECORD):
-            (self.out / name).unlink(missing_ok=True)
-        self.settings, self.sources = {}, {}
+        for name in sorted(os.listdir(self.out)):
+            result = _RESULT.fullmatch(name.casefold())
+            if result and result[1] in wanted and not self._is_own(name):
+                raise PredictError(
+                    f"{self.out / name} was not written by predict, or changed since, and would be overwritten: "
+                    "give another --out"
+                )
 
     # -- during a run ----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def writing(self, settings: Mapping[str, str], todo: Iterable[Source]) -> Iterator[None]:
-        """Open record and table; the table is written anew without the inputs that are to be made again."""
+        """Open record and table; rows of inputs that are to be segmented again are taken out of the table first."""
         for source in todo:
             self.sources.pop(source.path, None)
-        for partial in self.out.glob(".partial-*.png"):  # a run that was killed left them
+        for partial in self.out.glob(".partial-*.png"):  # left by a run that was killed
             partial.unlink(missing_ok=True)
         lines = [_line(COLUMNS), *(line for source in self.sources.values() for line in source.lines), ""]
         with jobs.atomic_path(self.out / TABLE) as temporary:
             temporary.write_bytes("\r\n".join(lines).encode())
-        self.sources, self._lines, self._hashes = {}, set(), {}  # memory does not grow with a run
         with open(self.out / RECORD, "ab") as self._record, open(self.out / TABLE, "ab") as self._table:
-            self._record.write(b"\n")  # the last line may be torn
+            self._record.write(b"\n")  # ends a last line that was cut off
             if not self.settings:
-                self._note(settings=dict(settings))
+                self.note(settings=dict(settings))
             yield
 
-    def _note(self, **event: Any) -> None:
+    def note(self, **event: Any) -> None:
+        """Add a line to the record."""
         self._record.write(json.dumps(event).encode() + b"\n")
         self._record.flush()
-
-    def begin(self, source: Source) -> None:
-        """Note that the images of an input follow."""
-        self._note(path=source.path, version=source.version, name=source.name)
 
     def add(self, row: Prediction, outputs: Mapping[str, bytes]) -> None:
         """Write the files of one image, then its row."""
         line = _line(dataclasses.astuple(row))
         hashes = {name: _hash(content) for name, content in outputs.items()}
-        self._note(line=line, outputs=hashes, done=row.frame is None and not row.error)
+        self.note(line=line, outputs=hashes, done=row.frame is None and not row.error)
         for name, content in outputs.items():
             with jobs.atomic_path(self.out / name) as temporary:
                 temporary.write_bytes(content)
         self._table.write(f"{line}\r\n".encode())
         self._table.flush()
 
-    def finish(self) -> None:
-        """Note that the clip that was begun last is done."""
-        self._note(done=True)
-
 
 @contextlib.contextmanager
 def only_run(out: Path) -> Iterator[None]:
-    """Refuse a second run into a folder while one is under way; the system forgets the lock of a killed one."""
-    lock = filelock.FileLock(out / ".predictions.lock", timeout=0, thread_local=False)
+    """Refuse a second run into a folder while one is under way; the lock of a killed run is released."""
     try:
-        lock.acquire()
+        with filelock.FileLock(out / ".predictions.lock", timeout=0, thread_local=False):
+            yield
     except filelock.Timeout:
         raise PredictError(f"another run is writing to {out}: wait for it, or give another folder") from None
-    except NotImplementedError:  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,21 +1,21 @@
-"""Segment files: read ahead, segment on all cores or a Dask cluster, write."""
+"""Segment files: read, segment on all cores or a Dask cluster, write."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import itertools
+import operator
 import os
 import re
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import joblib
-import numpy as np
 
 from busutils import jobs
 from busutils.datasets import DatasetError
@@ -25,119 +25,66 @@ from busutils.models.segmenter import Segmenter
 from busutils.predict.measure import Prediction, describe, mask_png, one_line, overlay_png
 from busutils.predict.record import PredictError, Record, Source, only_run
 
-__all__ = ["predict_files", "recorded_runtime"]
+__all__ = ["predict_files"]
 
-_READERS = 2
-_FILES_AHEAD = 8
 _BATCH = 8  # images a call of a network that one call spreads over all cores
 _LONGEST_NAME = 160  # bytes; file systems take 255 for the whole name
 _LOOKS_LIKE_A_FRAME = re.compile(r"_f\d{4,}$")
+_ONE_AT_A_TIME = threading.Lock()  # for networks that one call spreads over all cores, and for loading
 
-
-class _Read(NamedTuple):
-    """An image of a file, or why there is none."""
-
-    source: Source
-    image: Image | DatasetError
-
-
-class _Made(NamedTuple):
-    """A row, and the content of its files in the order in which to write them."""
-
-    source: Source
-    row: Prediction
-    outputs: dict[str, bytes]
+_Read = tuple[Source, Image | DatasetError]
+_Made = tuple[Source, Prediction, dict[str, bytes]]  # a row, and the content of its files in the order of writing
 
 
 # -- reading and segmenting ----------------------------------------------------------------------------------
 
 
-def _read_ahead(sources: Iterable[Source], pool: ThreadPoolExecutor) -> Iterator[_Read]:
-    """Images of all files in order, or a file's error; the next files are read meanwhile, one image of each."""
-    todo = iter(sources)
-    waiting: deque[tuple[Source, Iterator[Image], Future]] = deque()
-    while True:
-        for source in itertools.islice(todo, _FILES_AHEAD - len(waiting)):
-            images = read_images(Path(source.file))
-            waiting.append((source, images, pool.submit(next, images, None)))
-        if not waiting:
-            return
-        source, images, coming = waiting.popleft()
+def _read(sources: Iterable[Source]) -> Iterator[_Read]:
+    """Images of all files in order, or a file's error."""
+    for source in sources:
         try:
-            while (image := coming.result()) is not None:
-                coming = pool.submit(next, images, None)
-                yield _Read(source, image)
+            for image in read_images(Path(source.file)):
+                yield source, image
         except DatasetError as error:
-            yield _Read(source, error)
+            yield source, error
 
 
-class _Worker:
-    """Segments, measures and compresses batches; threads may call it."""
-
-    def __init__(self, segmenter: Segmenter, overlay: bool) -> None:
-        self.segmenter, self.overlay = segmenter, overlay
-        # Keras spreads one call over all cores by itself.
-        self.turn: Any = contextlib.nullcontext() if segmenter.thread_safe else threading.Lock()
-
-    def segment(self, batch: list[_Read]) -> list[_Made]:
-        images = [item.image.pixels for item in batch if isinstance(item.image, Image)]
-        with self.turn:
-            probs = iter(self.segmenter.predict_proba(images) if images else [])
-        made = []
-        for source, image in batch:
-            if isinstance(image, Image):
-                made.append(self._finish(source, image, next(probs)))
-            else:
-                made.append(_Made(source, Prediction(file=one_line(source.file), error=one_line(str(image))), {}))
-        return made
-
-    def _finish(self, source: Source, image: Image, prob: np.ndarray) -> _Made:
-        (mask,) = self.segmenter.masks_from([prob])
+def _segment(segmenter: Segmenter, overlay: bool, batch: list[_Read]) -> list[_Made]:
+    """Segment, measure and compress a batch; threads may call it."""
+    images = [image.pixels for _, image in batch if isinstance(image, Image)]
+    with contextlib.nullcontext() if segmenter.thread_safe else _ONE_AT_A_TIME:
+        probs = iter(segmenter.predict_proba(images) if images else [])
+    made: list[_Made] = []
+    for source, image in batch:
+        if isinstance(image, DatasetError):
+            made.append((source, Prediction(file=one_line(source.file), error=one_line(str(image))), {}))
+            continue
+        prob = next(probs)
+        (mask,) = segmenter.masks_from([prob])
         name = source.name + ("" if image.frame is None else f"_f{image.frame:04d}")
-        outputs = {f"{name}_overlay.png": overlay_png(image.pixels, mask)} if self.overlay else {}
+        outputs = {f"{name}_overlay.png": overlay_png(image.pixels, mask)} if overlay else {}
         outputs[f"{name}_mask.png"] = mask_png(mask)
-        row = describe(source.file, f"{name}_mask.png", image, prob, mask, self.segmenter.threshold_)
-        return _Made(source, row, outputs)
-
-
-_LOADING = threading.Lock()
+        row = describe(source.file, f"{name}_mask.png", image, prob, mask, segmenter.threshold_)
+        made.append((source, row, outputs))
+    return made
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(weights: str, runtime: str, content: str, overlay: bool) -> _Worker:
+def _loaded(weights: str, runtime: str, content: str) -> Segmenter:
     segmenter = load(weights, runtime or "auto", streams=joblib.cpu_count())
     if content_of(segmenter) != content:
         raise PredictError(f"a worker of the cluster has other weights {weights} than this machine: make them equal")
-    return _Worker(segmenter, overlay)
+    return segmenter
 
 
-def _segment_there(weights: str, runtime: str, content: str, overlay: bool, batch: list[_Read]) -> list[_Made]:
+def _segment_there(settings: dict[str, str], overlay: bool, batch: list[_Read]) -> list[_Made]:
     """What a worker of a cluster does; it loads the weights itself, once."""
-    with _LOADING:
-        worker = _loaded(weights, runtime, content, overlay)
-    return worker.segment(batch)
+    with _ONE_AT_A_TIME:
+        segmenter = _loaded(**settings)
+    return _segment(segmenter, overlay, batch)
 
 
 # -- the whole -----------------------------------------------------------------------------------------------
-
-
-def recorded_runtime(out: str | os.PathLike[str], weights: str) -> str:
-    """Runtime that made the predictions in a folder, so that the rest can be made alike.
-
-    Parameters
-    ----------
-    out : path-like
-        Folder of predictions; it may not exist.
-    weights : str
-        What the segmenter is called.
-
-    Returns
-    -------
-    str
-        Empty if there are no predictions of these weights.
-    """
-    settings = Record(Path(out)).settings
-    return settings.get("runtime", "") if settings.get("weights") == weights else ""
 
 
 def predict_files(
@@ -147,14 +94,13 @@ def predict_files(
     *,
     weights: str = "",
     overlay: bool = False,
-    overwrite: bool = False,
     client: Any = None,
 ) -> Iterator[Prediction]:
     """Segment image files; write ``<name>_mask.png`` for each image and a row in ``predictions.csv``.
 
-    Files are read, segmented and written at the same time, and no more than a few are held at once. A run that was
-    stopped, at any moment, is taken up by the same call: files that are done and did not change are not made again,
-    what failed is tried again. A file that no run wrote is never overwritten.
+    Reading and writing overlap with segmenting, and no more than a few images are held at once. A run that was stopped
+    at any moment is resumed by the same call: files that are done and did not change are skipped, files that failed are
+    tried again. A file that no run wrote is never overwritten.
 
     Parameters
     ----------
@@ -169,16 +115,14 @@ def predict_files(
         What the segmenter is called; kept in ``predictions.jsonl`` beside a hash of its content.
     overlay : bool, default False
         Also write ``<name>_overlay.png``: the image with the lesion's outline.
-    overwrite : bool, default False
-        Remove the predictions that the folder holds, instead of going on with them.
     client : distributed.Client, optional
         Segment on a Dask cluster, whose workers load `weights` themselves; this process reads and writes.
 
     Yields
     ------
     Prediction
-        One an image, in order, once its mask and row are written; what was done before is left out. A file that
-        cannot be read is reported in ``error``; the rest goes on.
+        One an image, in order, once its mask and row are written; skipped files have none. A file that cannot be read
+        is reported in ``error``; the rest goes on.
 
     Raises
     ------
@@ -191,54 +135,47 @@ def predict_files(
         raise PredictError("workers of a cluster load the weights themselves: give their name or file")
     settings = {"weights": weights, "runtime": segmenter.runtime, "content": content_of(segmenter)}
     out.mkdir(parents=True, exist_ok=True)
-    with only_run(out), ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(joblib.cpu_count()) as cores:
+    with only_run(out), ThreadPoolExecutor(joblib.cpu_count()) as cores:
         record = Record(out)
-        todo = _todo(record, files, settings, overlay, overwrite)
-        submit, segment = cores.submit, _Worker(segmenter, overlay).segment
+        todo = _todo(record, files, settings, overlay)
+        submit, segment = cores.submit, functools.partial(_segment, segmenter, overlay)
         if client is not None:
             submit = functools.partial(client.submit, pure=False)
-            segment = functools.partial(_segment_there, weights, settings["runtime"], settings["content"], overlay)
-        read = _read_ahead(todo, readers)
+            segment = functools.partial(_segment_there, settings, overlay)
+        read = _read(todo)
         size = 1 if segmenter.thread_safe else _BATCH
         batches = iter(lambda: list(itertools.islice(read, size)), [])
 
         def ahead() -> int:
             return 2 * (sum(client.nthreads().values()) if client else joblib.cpu_count())
 
-        # What a worker of a cluster had under way when it died is given to another one by the cluster.
+        # If a worker of a cluster dies, the cluster gives what it had under way to another one.
         results = jobs.in_order(submit, segment, batches, ahead=ahead)
         with contextlib.closing(results), record.writing(settings, todo):
-            for source, images in itertools.groupby(itertools.chain.from_iterable(results), lambda made: made.source):
-                record.begin(source)
+            for source, images in itertools.groupby(itertools.chain.from_iterable(results), operator.itemgetter(0)):
+                record.note(path=source.path, version=source.version, name=source.name)
                 for _, row, outputs in images:
                     record.add(row, outputs)
                     yield row
                 if row.frame is not None:  # a clip that breaks off ends with an error
-                    record.finish()
+                    record.note(done=True)
 
 
 def _todo(
-    record: Record, files: Iterable[str | os.PathLike[str]], settings: dict[str, str], overlay: bool, overwrite: bool
+    record: Record, files: Iterable[str | os.PathLike[str]], settings: dict[str, str], overlay: bool
 ) -> list[Source]:
     """Which files are to be segmented, and the names of their results; refuse what would mix or overwrite."""
     before = record.settings
-    if overwrite:
-        record.sources = {}
-    elif before and any(before.get(name) != settings[name] for name in ("content", "runtime")):
+    if before and any(before.get(name) != settings[name] for name in ("content", "runtime")):
         known = ", ".join(filter(None, (before.get("weights"), before.get("runtime")))) or "unknown"
         raise PredictError(
             f"{record.out} holds predictions made with other weights, settings or runtime ({known}): "
-            "give another folder, or --overwrite to replace them"
+            "give another folder"
         )
-    sources: dict[str, Source] = {}
-    for file in files:
-        source = Source.of(file)
-        sources.setdefault(source.path, source)
+    sources = {source.path: source for source in map(Source.of, files)}
     _name_results(sources.values(), {path: source.name for path, source in record.sources.items()})
     todo = [source for source in sources.values() if not record.has(source, overlay)]
-    record.check({source.name for source in todo}, overlay)
-    if overwrite:
-        record.clear()
+    record.check({source.name for source in todo})
     return todo
 
 
@@ -247,13 +184,12 @@ def _name_results(sources: Collection[Source], known: dict[str, str]) -> None:
     counts = Counter(Path(source.file).stem.casefold() for source in sources)
     owners = {name.casefold(): path for path, name in known.items()}
     for source in sources:
-        file, path = Path(source.file), source.path
+        file = Path(source.file)
         name = file.stem
         if counts[name.casefold()] > 1 or _LOOKS_LIKE_A_FRAME.search(name):
             name = f"{file.parent.name}_{name}_{file.suffix[1:]}"
-        name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", name)
-        name = known.get(path) or name.encode()[:_LONGEST_NAME].decode(errors="ignore")
-        if owners.setdefault(name.casefold(), path) != path:
-            name = f"{name}_{jobs.content_key(path)[:12]}"
-            owners[name.casefold()] = path
+        name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", name).encode()[:_LONGEST_NAME].decode(errors="ignore")
+        name = known.get(source.path, name)
+        if owners.setdefault(name.casefold(), source.path) != source.path:
+            name = f"{name}_{jobs.content_key(source.path)[:12]}"
         source.name = name
