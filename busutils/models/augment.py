@@ -78,7 +78,8 @@ def _processing(values: np.ndarray, rng: np.random.Generator, strength: float) -
     if rng.random() < 0.2:
         width = max(1, int(size * rng.uniform(0.02, 0.15)))
         values = values.copy()
-        values[[np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]][rng.integers(3)]] = 0
+        border = [np.s_[-width:, :], np.s_[:, :width], np.s_[:, -width:]][rng.integers(3)]
+        values[border] = 0
     return values.astype(np.float32)
 
 
