@@ -1,9 +1,8 @@
-"""What is known about a set, and whether a folder of it is whole."""
+"""Information about a set, and a check that a folder of it is complete and readable."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import textwrap
 from collections import Counter
@@ -35,7 +34,7 @@ class CheckReport:
     table : DataFrame
         One row a label: label, found, published; a last row ``all``.
     problems : list of Problem
-        Everything worth knowing; fatal ones first.
+        Fatal ones first.
     n_images, n_masks, n_groups : int
     """
 
@@ -89,11 +88,8 @@ def info(key: str) -> dict[str, Any]:
     shipped = splits.shipped_folds(about.key)
     folds = None
     if shipped is not None:
-        folds = {
-            "images": len(shipped),
-            "groups": int(shipped["group"].nunique()),
-            "per fold": {str(fold): int(n) for fold, n in shipped["fold"].value_counts().sort_index().items()},
-        }
+        per_fold = {str(fold): int(n) for fold, n in shipped["fold"].value_counts().sort_index().items()}
+        folds = {"images": len(shipped), "groups": int(shipped["group"].nunique()), "per fold": per_fold}
     return {**dataclasses.asdict(about), "images": about.n_images, "folds": folds}
 
 
@@ -121,7 +117,7 @@ def catalogue_table() -> pd.DataFrame:
 
 
 def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> CheckReport:
-    """Read every image and mask of a set, and report what is missing, broken or odd.
+    """Read every image and mask of a set, and report what is missing or broken.
 
     Parameters
     ----------
@@ -144,51 +140,32 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     report = Report(strict=False)
     dataset, folder = open_set(key, report, root=root, **options)
     records, about = dataset.records, card(key.partition("?")[0])
-    looked: dict[str, list[Record]] = {}
 
-    def look(record: Record) -> tuple[str, bool, bool] | DatasetError:
+    def look(record: Record) -> tuple[bool, bool] | DatasetError:
         try:
-            image, mask = read_record(record)
+            mask = read_record(record)[1]
         except DatasetError as error:
             return error
-        digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-        return digest, bool(mask.any()), bool(looks_inverted(mask[None])[0])
+        return bool(mask.any()), bool(looks_inverted(mask[None])[0])
 
-    n_lesions = 0
+    n_lesions = n_read = 0
     with ThreadPoolExecutor(_WORKERS) as pool:
         for record, seen in zip(records, pool.map(look, records), strict=True):
             if isinstance(seen, DatasetError):
-                report.fail("broken file", record.id, str(seen))
+                report.fail(str(seen))
                 continue
-            digest, drawn, inverted = seen
-            n_lesions += drawn and record.label != "normal"
-            looked.setdefault(digest, []).append(record)
+            shows_lesion, inverted = seen
+            n_read += 1
+            n_lesions += shows_lesion and record.label != "normal"
             if inverted:
                 report.warn(
-                    "large mask",
-                    record.id,
-                    f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?",
+                    f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?"
                 )
-            if record.label == "normal" and drawn:
-                report.warn("normal with a lesion", record.id, f"{record.id} is normal but its mask is not empty.")
-            if record.label != "normal" and not drawn:
-                report.warn("empty mask", record.id, f"{record.id} is {record.label} but its mask is empty.")
     n_masks = sum(len(record.masks) for record in records)
-    if looked and not n_lesions and any(record.masks and record.label != "normal" for record in records):
-        report.fail("empty masks", folder, f"{folder}: no mask shows a lesion: are they the right files?")
+    if n_read and not n_lesions and any(record.masks and record.label != "normal" for record in records):
+        report.fail(f"{folder}: no mask shows a lesion: are they the right files?")
     if about.n_masks and n_masks < about.n_masks and len(records) >= about.n_images:
-        missing = f"{about.title}: {n_masks} of {about.n_masks} published masks are there; fetch the set again."
-        report.fail("missing mask", folder, missing)
-    for same in looked.values():
-        if len(same) < 2:
-            continue
-        ids, labels = [record.id for record in same], {record.label for record in same}
-        named = " and ".join(ids)
-        if len(labels) > 1:
-            message = f"{named} are the same pixels under {len(labels)} labels ({', '.join(sorted(labels))})."
-            report.warn("contradictory labels", ids[0], message)
-        elif len({record.group for record in same}) > 1:
-            report.warn("doubled image", ids[0], f"{named} are the same pixels in different groups.")
+        report.fail(f"{about.title}: {n_masks} of {about.n_masks} published masks are there; fetch the set again.")
     found = Counter(record.label for record in records)
     shown = [label for label in LABELS if found[label] or about.counts.get(label)]
     rows = [{"label": label, "found": found[label], "published": about.counts.get(label)} for label in shown]
@@ -201,5 +178,5 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
         problems=sorted(report.problems, key=lambda problem: not problem.fatal),
         n_images=len(records),
         n_masks=n_masks,
-        n_groups=len({record.group for record in records}),
+        n_groups=len(set(dataset.groups)),
     )

@@ -119,7 +119,7 @@ def read_oasbud(root: Path, card: Card, report: Report) -> list[Record]:
         extras = {"birads": _text(lesion["birads"])} if "birads" in lesion.dtype.names else {}
         for view in (1, 2):
             if np.asarray(lesion[f"rf{view}"]).shape != np.asarray(lesion[f"roi{view}"]).shape:
-                report.warn("left out", unique, f"{unique}, view {view}: image and mask differ in size; left out.")
+                report.warn(f"{unique}, view {view}: image and mask differ in size; left out.")
                 continue
             source, mask = (RFView(file, place, view, what) for what in ("rf", "roi"))
             records.append(Record(f"{unique}_{view}", source, (mask,), label, name, card.key, extras=extras))

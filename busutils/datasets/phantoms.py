@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def load_phantoms(
     mixed = scanner == "mixed"
     check_options(seed, size, "clinic" if mixed else scanner, kind)
     name = scanner if isinstance(scanner, str) else scanner.name
+    shared = {"seed": int(seed), "size": int(size), "kind": kind, "calipers": calipers, "text": text}
     records: list[Record] = []
     original, turn = start, 0
     for index in range(start, start + n):
@@ -116,17 +118,7 @@ def load_phantoms(
         is_copy = int((index - start + 1) * copies) > int((index - start) * copies) and index > start
         original, turn = (original, turn + 1) if is_copy else (index, 0)
         machine = phantom.MIXED[original % len(phantom.MIXED)] if mixed else scanner
-        options = tuple(
-            {
-                "seed": int(seed),
-                "scanner": machine,
-                "size": int(size),
-                "kind": kind,
-                "copy": turn,
-                "calipers": calipers,
-                "text": text,
-            }.items()
-        )
+        options = tuple({**shared, "scanner": machine, "copy": turn}.items())
         scene = phantom.scene_of(original, seed=int(seed), kind=kind)
         records.append(
             Record(
@@ -183,10 +175,10 @@ def write_phantoms(dataset: LesionDataset, out: str | os.PathLike) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=".phantoms-", dir=out))
     try:
-        count: dict[str, int] = {}
+        count: Counter[str] = Counter()
         files = []
         for position, record in enumerate(dataset):
-            count[record.label] = count.get(record.label, 0) + 1
+            count[record.label] += 1
             stem = f"{record.label} ({count[record.label]})"
             folder = fresh / target.name / record.label
             folder.mkdir(parents=True, exist_ok=True)
