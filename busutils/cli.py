@@ -316,6 +316,8 @@ def _datasets_audit(args: argparse.Namespace) -> int:
     report = datasets.audit(datasets.load(args.name, root=args.root), progress=True)
     if args.out:
         report.write_csv(args.out)
+    if args.html:
+        report.write_html(args.html)
     if args.json:
         problems = json.loads(report.problems.to_json(orient="records"))
         print(json.dumps({"pairs": json.loads(report.pairs.to_json(orient="records")), "findings": problems}, indent=1))
@@ -373,6 +375,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--epochs": {"type": int, "help": "in place of the preset's"},
     "--fold": {"type": int, "help": "score this fold only"},
     "--host": {"default": "127.0.0.1", "help": "0.0.0.0 lets other machines in; default: 127.0.0.1"},
+    "--html": {"metavar": "FILE", "help": "a page of pairs to look through"},
     "--images": {"metavar": "NAME", "help": "int8: a set whose images measure the ranges, beside phantoms"},
     "--init-weights": {"metavar": "WEIGHTS", "help": "begin with shipped weights or a file"},
     "--jobs": {"type": int, "default": 1, "metavar": "N", "help": "processes on this machine"},
@@ -424,7 +427,7 @@ _COMMANDS: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str, dict[
     ("datasets info", _datasets_info, "what is known about one set", "name --json", {}),
     ("datasets fetch", _datasets_fetch, "download, verify and unpack a set", "name --root --yes", {}),
     ("datasets check", _datasets_check, "count what is on disk against what should be there", "name --json --root", {}),
-    ("datasets audit", _datasets_audit, "look for near-duplicates and other traps", "name --json --root --out",
+    ("datasets audit", _datasets_audit, "look for near-duplicates and other traps", "name --json --root --out --html",
      {"--out": {"help": "one row a pair"}}),
     ("datasets split", _datasets_split, "show the folds; groups stay whole", "name --json --root --out", {}),
     ("datasets cache", _datasets_cache, "where decoded images are kept", "--json --clear", {}),

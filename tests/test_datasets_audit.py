@@ -127,11 +127,14 @@ def test_broken_file_is_a_finding_not_the_end(scenes):
     assert len(report.pairs) == 4
 
 
-def test_tables_of_an_audit(scenes, tmp_path):
+def test_pages_and_tables(scenes, tmp_path):
     report = datasets.audit(scenes)
+    page = report.write_html(tmp_path / "out" / "pairs.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 8 and "s0-marked" in page and 'src="data:image/jpeg' in page
+    assert "<td>s6</td>" in page and "<td>tiny mask</td>" in page
     table = pd.read_csv(report.write_csv(tmp_path / "out" / "pairs.csv"))
     assert table["id_a"].tolist() == report.pairs["id_a"].tolist()
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["pairs.csv", "pairs_images.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["pairs.csv", "pairs.html", "pairs_images.csv"]
     images = pd.read_csv(tmp_path / "out" / "pairs_images.csv").set_index("id")
     assert images.loc["s6", "findings"] == "tiny mask" and images.loc["s0-marked", "burnt_px"] > 0
     listed = pd.DataFrame({"id": ["s0", "s0-marked", "s4", "s8"], "group": ["a", "a", "b", "b"]})

@@ -9,7 +9,10 @@ however similar their layers look.
 
 from __future__ import annotations
 
+import base64
 import functools
+import html
+import io
 import itertools
 import os
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from scipy import fft, ndimage
 from tqdm import tqdm
 
@@ -224,6 +228,8 @@ class AuditReport:
         Group of every id after near-duplicates are joined with the groups the set has.
     n_candidates : int
         Pairs that were compared.
+    dataset : LesionDataset
+        The audited set.
     """
 
     name: str
@@ -231,6 +237,7 @@ class AuditReport:
     images: pd.DataFrame
     groups: pd.Series
     n_candidates: int
+    dataset: LesionDataset
 
     @property
     def problems(self) -> pd.DataFrame:
@@ -275,6 +282,37 @@ class AuditReport:
             with atomic_path(place) as fresh:
                 table.to_csv(fresh, index=False)
         return path
+
+    def write_html(self, path: str | os.PathLike) -> Path:
+        """Write a page that shows the pairs, and lists the findings of single images.
+
+        The page holds small copies of the images: keep it where the licence of the set allows.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        Path
+        """
+
+        def picture(id_: str) -> str:
+            small = Image.fromarray(read_image(self.dataset.subset([id_])[0].image))
+            small.thumbnail((320, 320))
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG")
+            return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+        pairs = self.pairs.map(lambda value: html.escape(str(value)))
+        pairs["image_a"], pairs["image_b"] = self.pairs["id_a"].map(picture), self.pairs["id_b"].map(picture)
+        with pd.option_context("display.max_colwidth", None):
+            tables = pairs.to_html(escape=False) + self.problems.to_html()
+        title = f"Near-duplicates in {html.escape(self.name)}"
+        with atomic_path(path) as fresh:
+            page = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>{tables}'
+            fresh.write_text(page, encoding="utf-8")
+        return Path(path)
 
 
 def burnt_in(image: np.ndarray) -> np.ndarray:
@@ -405,6 +443,7 @@ def audit(dataset: LesionDataset, *, progress: bool = False) -> AuditReport:
         images=pd.DataFrame([row for _, _, row in seen]),
         groups=pd.Series(groups, index=dataset.ids, dtype=object),
         n_candidates=len(candidates),
+        dataset=dataset,
     )
 
 
