@@ -53,11 +53,6 @@ _COLOURED, _COLOURED_PX = 20, 50
 _WORKERS = 2
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-
-
 def thumbnails(image: np.ndarray) -> np.ndarray:
     """Shrink an image, and the parts of it that a crop may have kept, to small squares.
 
@@ -73,14 +68,12 @@ def thumbnails(image: np.ndarray) -> np.ndarray:
     height, width = image.shape
     top, side = height // 10, width // 10
     narrow = max(1, min(width, int(height * 1.1)))
-    parts = (
-        image,
-        image[top : height - top, side : width - side],
-        image[:, :narrow],
-        image[:, width - narrow :],
-    )
-    small = [resize_image(part if part.size else image, _THUMB).ravel() for part in parts]
-    return _unit(np.stack(small).astype(np.float32))
+    middle = image[top : height - top, side : width - side]
+    parts = (image, middle, image[:, :narrow], image[:, width - narrow :])
+    small = [resize_image(part, _THUMB).ravel() for part in parts]
+    rows = np.stack(small).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
 def candidate_pairs(vectors: np.ndarray, *, neighbours: int = 10) -> np.ndarray:
@@ -164,23 +157,6 @@ def _best_match(first: np.ndarray, second: np.ndarray, grid: _Grid) -> np.ndarra
     return fft.irfft2(np.conj(first) * second, s=grid.room).max(axis=(-2, -1))
 
 
-def similarity(first: np.ndarray, second: np.ndarray) -> float:
-    """Similarity of two images after the best shift.
-
-    Parameters
-    ----------
-    first, second : (H, W) uint8 ndarray
-
-    Returns
-    -------
-    float
-        Largest cross-correlation of speckle and edges over all shifts, at equal height or equal pixel size: 1 for
-        the same image, about 0.13 for unlike ones.
-    """
-    one, other = (_spectra(_details(image, _FINE), _FINE) for image in (first, second))
-    return float(_best_match(one, other, _FINE).max())
-
-
 def stretched_similarity(first: np.ndarray, second: np.ndarray) -> float:
     """Similarity of two images when one was cut out of the other's scene and stretched.
 
@@ -194,7 +170,7 @@ def stretched_similarity(first: np.ndarray, second: np.ndarray) -> float:
     Returns
     -------
     float
-        As :func:`similarity`; 0 where the coarse search found nothing.
+        Largest cross-correlation over all stretches and shifts; 0 where the coarse search found nothing.
     """
     at = (1.0, 1.0)
     for grid, steps in ((_COARSE, _STRETCHES), (_FINE, (0.97, 1.0, 1.03))):
@@ -216,8 +192,6 @@ class AuditReport:
 
     Parameters
     ----------
-    name : str
-        Name of the set.
     pairs : DataFrame
         Near-duplicates, best match first: id_a, id_b, label_a, label_b, group_a, group_b, similarity, kind
         (``same image``, ``same scene``), labels_differ, groups_differ.
@@ -232,7 +206,6 @@ class AuditReport:
         The audited set.
     """
 
-    name: str
     pairs: pd.DataFrame
     images: pd.DataFrame
     groups: pd.Series
@@ -308,7 +281,7 @@ class AuditReport:
         pairs["image_a"], pairs["image_b"] = self.pairs["id_a"].map(picture), self.pairs["id_b"].map(picture)
         with pd.option_context("display.max_colwidth", None):
             tables = pairs.to_html(escape=False) + self.problems.to_html()
-        title = f"Near-duplicates in {html.escape(self.name)}"
+        title = f"Near-duplicates in {html.escape(self.dataset.name)}"
         with atomic_path(path) as fresh:
             page = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>{tables}'
             fresh.write_text(page, encoding="utf-8")
@@ -436,19 +409,17 @@ def audit(dataset: LesionDataset, *, progress: bool = False) -> AuditReport:
     pairs["kind"] = ["same image" if score >= SAME_IMAGE else "same scene" for score, _, _ in found]
     pairs["labels_differ"] = pairs["label_a"] != pairs["label_b"]
     pairs["groups_differ"] = pairs["group_a"] != pairs["group_b"]
-    groups = splits.join_groups(dataset.groups.tolist(), [pair[1:] for pair in found])
-    return AuditReport(
-        name=dataset.name,
-        pairs=pairs,
-        images=pd.DataFrame([row for _, _, row in seen]),
-        groups=pd.Series(groups, index=dataset.ids, dtype=object),
-        n_candidates=len(candidates),
-        dataset=dataset,
-    )
+    images = pd.DataFrame([row for _, _, row in seen])
+    joined = splits.join_groups(dataset.groups.tolist(), [pair[1:] for pair in found])
+    groups = pd.Series(joined, index=dataset.ids, dtype=object)
+    return AuditReport(pairs, images, groups, len(candidates), dataset)
 
 
 def _register(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
-    """Similarity of two frames (spectra, shrunk image): after a shift, or where that fails, after a stretch."""
+    """Similarity of two frames (spectra, shrunk image): after a shift, or where that fails, after a stretch.
+
+    It is 1 for the same image and about 0.13 for unrelated ones.
+    """
     shifted = float(_best_match(first[0], second[0], _FINE).max())
     if shifted >= SAME_SCENE:
         return shifted

@@ -122,13 +122,8 @@ def _download(about: Card, download: Download, folder: Path, progress: bool) -> 
                 import kagglehub
 
                 return Path(kagglehub.dataset_download(url.removeprefix("kaggle:")))
-            source = pooch.create(
-                folder,
-                base_url="",
-                registry={download.name: download.checksum},
-                urls={download.name: url},
-                retry_if_failed=_RETRIES,
-            )
+            known, urls = {download.name: download.checksum}, {download.name: url}
+            source = pooch.create(folder, base_url="", registry=known, urls=urls, retry_if_failed=_RETRIES)
             downloader = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT_S)
             file = Path(source.fetch(download.name, downloader=downloader))
             if not download.unpack or zipfile.is_zipfile(file):

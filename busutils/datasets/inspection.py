@@ -6,7 +6,6 @@ import dataclasses
 import os
 import textwrap
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,10 @@ import pandas as pd
 
 from busutils.datasets import splits
 from busutils.datasets.catalogue import CARDS, card
-from busutils.datasets.lesions import LABELS, Record, looks_inverted, read_record
+from busutils.datasets.lesions import LABELS, looks_inverted, read_record
 from busutils.datasets.loading import open_set
 from busutils.datasets.reports import Problem, Report
 from busutils.io import DatasetError
-
-_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -141,26 +138,17 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     dataset, folder = open_set(key, report, root=root, **options)
     records, about = dataset.records, card(key.partition("?")[0])
 
-    def look(record: Record) -> tuple[bool, bool] | DatasetError:
-        try:
-            mask = read_record(record)[1]
-        except DatasetError as error:
-            return error
-        return bool(mask.any()), bool(looks_inverted(mask[None])[0])
-
     n_lesions = n_read = 0
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        for record, seen in zip(records, pool.map(look, records), strict=True):
-            if isinstance(seen, DatasetError):
-                report.fail(str(seen))
-                continue
-            shows_lesion, inverted = seen
-            n_read += 1
-            n_lesions += shows_lesion and record.label != "normal"
-            if inverted:
-                report.warn(
-                    f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?"
-                )
+    for record in records:
+        try:
+            _, mask = read_record(record)
+        except DatasetError as error:
+            report.fail(str(error))
+            continue
+        n_read += 1
+        n_lesions += bool(mask.any() and record.label != "normal")
+        if looks_inverted(mask[None])[0]:
+            report.warn(f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?")
     n_masks = sum(len(record.masks) for record in records)
     if n_read and not n_lesions and any(record.masks and record.label != "normal" for record in records):
         report.fail(f"{folder}: no mask shows a lesion: are they the right files?")
@@ -170,13 +158,7 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     shown = [label for label in LABELS if found[label] or about.counts.get(label)]
     rows = [{"label": label, "found": found[label], "published": about.counts.get(label)} for label in shown]
     rows.append({"label": "all", "found": len(records), "published": about.n_images or None})
-    return CheckReport(
-        key=about.key,
-        title=about.title,
-        folder=folder,
-        table=pd.DataFrame(rows).astype({"published": "Int64"}),
-        problems=sorted(report.problems, key=lambda problem: not problem.fatal),
-        n_images=len(records),
-        n_masks=n_masks,
-        n_groups=len(set(dataset.groups)),
-    )
+    table = pd.DataFrame(rows).astype({"published": "Int64"})
+    problems = sorted(report.problems, key=lambda problem: not problem.fatal)
+    n_groups = len(set(dataset.groups))
+    return CheckReport(about.key, about.title, folder, table, problems, len(records), n_masks, n_groups)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -244,9 +243,8 @@ class LesionDataset:
             if missing:
                 raise KeyError(f"{self.name} has no image {missing[0]!r} ({len(missing)} ids not found).")
             index = np.array([place[id_] for id_ in chosen.tolist()])
-        part = LesionDataset(
-            [self.records[i] for i in index], name=name or self.name, key=self.key, warnings=self.warnings
-        )
+        records = [self.records[i] for i in index]
+        part = LesionDataset(records, name=name or self.name, key=self.key, warnings=self.warnings)
         part._whole, part._index = self._whole, self._index[index]
         part._folds = None if self._folds is None else self._folds[index]
         return part
@@ -359,10 +357,13 @@ class LesionDataset:
     def _check_masks(self, masks: np.ndarray) -> None:
         """Refuse a set whose masks are all empty; warn of masks that look inverted."""
         lesions = np.array([record.label != "normal" and bool(record.masks) for record in self.records], bool)
-        if lesions.any() and not masks[lesions].any() and not self._whole._has_lesion():
-            raise DatasetError(
-                f"{self.name}: no mask shows a lesion: are they the right files? If all images are normal, label them so."
-            )
+        if lesions.any() and not masks[lesions].any():
+            # A subset may hold empty masks only: the whole set decides.
+            whole = (record for record in self._whole if record.label != "normal")
+            if not any(read_record(record)[1].any() for record in whole):
+                raise DatasetError(
+                    f"{self.name}: no mask shows a lesion: are they the right files? If all images are normal, label them so."
+                )
         large = np.flatnonzero(looks_inverted(masks))
         if large.size:
             named = ", ".join(self.ids[large[:5]]) + (" …" if large.size > 5 else "")
@@ -372,13 +373,6 @@ class LesionDataset:
                 DatasetWarning,
                 stacklevel=3,
             )
-
-    def _has_lesion(self) -> bool:
-        for record in self.records:
-            with contextlib.suppress(DatasetError):
-                if record.label != "normal" and read_record(record)[1].any():
-                    return True
-        return False
 
     def _read_all(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         images = np.zeros((len(self), size, size), np.uint8)

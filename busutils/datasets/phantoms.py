@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -173,27 +172,25 @@ def write_phantoms(dataset: LesionDataset, out: str | os.PathLike) -> Path:
     if target.exists():
         raise BusutilsError(f"{target} is there already: give another folder or remove it")
     out.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".phantoms-", dir=out))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".phantoms-", dir=out) as folder:
+        fresh = Path(folder)
         count: Counter[str] = Counter()
         files = []
         for position, record in enumerate(dataset):
             count[record.label] += 1
             stem = f"{record.label} ({count[record.label]})"
-            folder = fresh / target.name / record.label
-            folder.mkdir(parents=True, exist_ok=True)
+            place = fresh / target.name / record.label
+            place.mkdir(parents=True, exist_ok=True)
             image, mask = dataset.load_native(position)
-            Image.fromarray(image).save(folder / f"{stem}.png")
+            Image.fromarray(image).save(place / f"{stem}.png")
             parts, found = ndimage.label(mask)
             for number in range(1, max(found, 1) + 1):
                 suffix = "_mask.png" if number == 1 else f"_mask_{number - 1}.png"
-                Image.fromarray(np.uint8(255) * (parts == number)).save(folder / f"{stem}{suffix}")
+                Image.fromarray(np.uint8(255) * (parts == number)).save(place / f"{stem}{suffix}")
             files.append(f"{record.label}/{stem}.png")
         table = dataset.table()
         table.insert(0, "file", files)
         table.to_csv(fresh / "phantoms.csv", index=False)
         os.replace(fresh / "phantoms.csv", out / "phantoms.csv")
         os.replace(fresh / target.name, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return target

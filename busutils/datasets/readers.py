@@ -164,7 +164,7 @@ def _read_cases(table: Path, columns: tuple[str, ...], *, sep: str = ",") -> dic
     try:
         rows = pd.read_csv(table, sep=sep, encoding="utf-8-sig", dtype=str, keep_default_na=False)
         rows = rows.rename(columns=str.strip).apply(lambda column: column.str.strip())
-        names = [Path(name).stem for name in rows[list(columns)].iloc[:, 0]]
+        names = rows[list(columns)].iloc[:, 0].map(lambda name: Path(name).stem)  # all columns must be there
         return dict(zip(names, rows.to_dict("records"), strict=True))
     except (OSError, ValueError, KeyError) as err:
         raise DatasetError(f"{table} is missing or no table of cases ({err}): fetch the set again.") from None
@@ -242,9 +242,7 @@ def read_bus_uclm(root: Path, card: Card, report: Report) -> list[Record]:
         masks = () if label == "normal" else record.masks
         records.append(replace(record, masks=masks, label=label, group=group, extras=extras))
     if left_out:
-        report.warn(
-            f"{len(left_out)} images have another size than their mask and are left out: {name_some(left_out)}."
-        )
+        report.warn(f"{len(left_out)} images differ in size from their mask and are left out: {name_some(left_out)}.")
     count_images(records, card, report, left_out.values())
     return _join_doubles(records, report)
 
@@ -283,14 +281,10 @@ def read_breast(root: Path, card: Card, report: Report) -> list[Record]:
             side = float(row["Pixel_size"].replace(",", ".")) * 10  # published in centimetres
         except (KeyError, ValueError):
             side = None
-        records.append(
-            replace(
-                record,
-                label=row.get("Classification", "").strip().lower(),
-                spacing=(side, side) if side else None,
-                extras={name.lower(): value for name, value in row.items() if value and not name.endswith("filename")},
-            )
-        )
+        spacing = (side, side) if side else None
+        label = row.get("Classification", "").strip().lower()
+        extras = {name.lower(): value for name, value in row.items() if value and not name.endswith("filename")}
+        records.append(replace(record, label=label, spacing=spacing, extras=extras))
     records = _with_masks(records, report)
     count_images(records, card, report)
     return records
@@ -301,13 +295,7 @@ _MASK_NAME = re.compile(r"mask_.+|.+[_ -](mask|seg|gt|anno|tumor)(_\d)?")
 
 
 def read_folder(
-    root: Path,
-    card: Card,
-    report: Report,
-    *,
-    images: str = "images",
-    masks: str = "masks",
-    labels: str = "labels.csv",
+    root: Path, card: Card, report: Report, *, images: str = "images", masks: str = "masks", labels: str = "labels.csv"
 ) -> list[Record]:
     """Read a plain folder of images and masks.
 
