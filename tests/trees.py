@@ -110,7 +110,7 @@ def _coloured(mask: np.ndarray, label: str) -> np.ndarray:
     return rgb
 
 
-def bus_uclm(root: Path, *, info=True) -> Path:
+def bus_uclm(root: Path) -> Path:
     """BUS-UCLM: colour-coded masks, a table with ; and byte-order mark, crops, two names of one patient, an image
     under two patients, Doppler and burnt-in marks."""
     home = root / "BUS-UCLM Breast ultrasound lesion segmentation dataset" / "BUS-UCLM"
@@ -134,8 +134,7 @@ def bus_uclm(root: Path, *, info=True) -> Path:
         save(home / "masks" / f"{id_}.png", _coloured(blob(), label))
         doppler, marks = ("Yes" if id_ == which else "No" for which in ("VITR_000", "ANFO_000"))
         lines.append(f"{id_}.png;{doppler};{marks};{label.capitalize()}")
-    if info:
-        (home / "INFO.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    (home / "INFO.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     return root
 
 
@@ -167,7 +166,7 @@ def workbook(path: Path, rows: list[list]) -> Path:
     return path
 
 
-def breast(root: Path, *, table=True) -> Path:
+def breast(root: Path) -> Path:
     """BrEaST: transparency, masks of further lesions, a normal case, spacing in centimetres, once with a comma."""
     home = root / "BrEaST-Lesions_USG-images_and_masks"
     for k, id_ in enumerate(("case001", "case002", "case045")):
@@ -184,8 +183,7 @@ def breast(root: Path, *, table=True) -> Path:
         [2, "case002.png", "case002_tumor.png", "case002_other1.png", "0,01", "5", "malignant"],
         [45, "case045.png", None, None, 0.01, "1", "normal"],
     ]
-    if table:
-        workbook(root / "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx", [header, *rows])
+    workbook(root / "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx", [header, *rows])
     return root
 
 
@@ -226,13 +224,13 @@ def oasbud(root: Path) -> Path:
     return root
 
 
-def bus_uc(root: Path, *, classes=True) -> Path:
+def bus_uc(root: Path) -> Path:
     """BUS-UC: the same file names in both class folders, everything doubled in All/."""
     home = root / "BUS_UC"
     for k, label in enumerate(("Benign", "Malignant")):
         for number in (1, 2):
             names = [(f"{label}", f"{number:03d}"), ("All", f"{k * 2 + number:03d}")]
-            for folder, name in names if classes else names[1:]:
+            for folder, name in names:
                 save(home / folder / "images" / f"{name}.png", picture((64, 64), 10 * k + number))
                 save(home / folder / "masks" / f"{name}.png", blob((64, 64)))
     return root

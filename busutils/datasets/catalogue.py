@@ -22,12 +22,11 @@ class Download:
     urls : tuple of str
         Mirrors, tried in order. ``https:`` addresses, or ``kaggle:owner/name``.
     checksum : str, optional
-        ``sha256:…`` or ``md5:…`` as published or measured by others. Without one the first download is
-        pinned.
+        ``sha256:…`` or ``md5:…`` as published or measured by others.
     unpack : bool
         Whether it is an archive to be unpacked.
     into : str
-        Folder below the data folder that the archive is unpacked to, or the file is put into.
+        Folder below the data folder that a file is put into, where it is no archive.
     """
 
     name: str
@@ -39,30 +38,27 @@ class Download:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Layout of a set that pairs each image with one mask file.
+    """Layout of a set that consists of images and their mask files.
+
+    An image and a mask belong together where the first groups of ``image`` and ``mask`` match the same text.
 
     Parameters
     ----------
     images, masks : str
         Folders of the two below the published folder, or below each class folder; empty for that folder itself.
-    image : str
-        Regular expression that the file name of an image matches, without its suffix.
-    mask : str
-        File name of its mask, without its suffix; refers to groups of ``image``.
+    image, mask : str
+        Regular expressions of the file names without suffix.
     classes : mapping of str to str
         Label by class folder, where there are such folders.
-    unlabelled : str
-        Folder that is read where the class folders are missing.
     listed : bool
         Whether labels come from a list that lies beside the images.
     """
 
     images: str = ""
     masks: str = ""
-    image: str = ".+"
-    mask: str = r"\g<0>"
+    image: str = "(.+)"
+    mask: str = "(.+)"
     classes: Mapping[str, str] = field(default_factory=dict)
-    unlabelled: str = ""
     listed: bool = False
 
 
@@ -83,6 +79,7 @@ class Card:
     n_masks : int, optional
         Mask files of the complete set.
     patients : int, optional
+        In the complete set.
     group : str
         What a group is in this set.
     layout : str
@@ -97,7 +94,7 @@ class Card:
     aliases : tuple of str
         Other names under which the published folder is met.
     pairs : Pairs, optional
-        How images and masks are found, where each image has one mask.
+        How images and masks are found.
     """
 
     key: str

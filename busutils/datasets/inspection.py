@@ -1,13 +1,11 @@
-"""What is known about a set, and whether a folder of it is whole."""
+"""Information about a set, and a check that a folder of it is complete and readable."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import textwrap
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,10 @@ import pandas as pd
 
 from busutils.datasets import splits
 from busutils.datasets.catalogue import CARDS, card
-from busutils.datasets.lesions import LABELS, Record, looks_inverted, read_record
+from busutils.datasets.lesions import LABELS, looks_inverted, read_record
 from busutils.datasets.loading import open_set
 from busutils.datasets.reports import Problem, Report
 from busutils.io import DatasetError
-
-_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class CheckReport:
     table : DataFrame
         One row a label: label, found, published; a last row ``all``.
     problems : list of Problem
-        Everything worth knowing; fatal ones first.
+        Fatal ones first.
     n_images, n_masks, n_groups : int
     """
 
@@ -89,11 +85,8 @@ def info(key: str) -> dict[str, Any]:
     shipped = splits.shipped_folds(about.key)
     folds = None
     if shipped is not None:
-        folds = {
-            "images": len(shipped),
-            "groups": int(shipped["group"].nunique()),
-            "per fold": {str(fold): int(n) for fold, n in shipped["fold"].value_counts().sort_index().items()},
-        }
+        per_fold = {str(fold): int(n) for fold, n in shipped["fold"].value_counts().sort_index().items()}
+        folds = {"images": len(shipped), "groups": int(shipped["group"].nunique()), "per fold": per_fold}
     return {**dataclasses.asdict(about), "images": about.n_images, "folds": folds}
 
 
@@ -121,7 +114,7 @@ def catalogue_table() -> pd.DataFrame:
 
 
 def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> CheckReport:
-    """Read every image and mask of a set, and report what is missing, broken or odd.
+    """Read every image and mask of a set, and report what is missing or broken.
 
     Parameters
     ----------
@@ -144,62 +137,28 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     report = Report(strict=False)
     dataset, folder = open_set(key, report, root=root, **options)
     records, about = dataset.records, card(key.partition("?")[0])
-    looked: dict[str, list[Record]] = {}
 
-    def look(record: Record) -> tuple[str, bool, bool] | DatasetError:
+    n_lesions = n_read = 0
+    for record in records:
         try:
-            image, mask = read_record(record)
+            _, mask = read_record(record)
         except DatasetError as error:
-            return error
-        digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-        return digest, bool(mask.any()), bool(looks_inverted(mask[None])[0])
-
-    n_lesions = 0
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        for record, seen in zip(records, pool.map(look, records), strict=True):
-            if isinstance(seen, DatasetError):
-                report.fail("broken file", record.id, str(seen))
-                continue
-            digest, drawn, inverted = seen
-            n_lesions += drawn and record.label != "normal"
-            looked.setdefault(digest, []).append(record)
-            if inverted:
-                report.warn(
-                    "large mask",
-                    record.id,
-                    f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?",
-                )
-            if record.label == "normal" and drawn:
-                report.warn("normal with a lesion", record.id, f"{record.id} is normal but its mask is not empty.")
-            if record.label != "normal" and not drawn:
-                report.warn("empty mask", record.id, f"{record.id} is {record.label} but its mask is empty.")
-    n_masks = sum(len(record.masks) for record in records)
-    if looked and not n_lesions and any(record.masks and record.label != "normal" for record in records):
-        report.fail("empty masks", folder, f"{folder}: no mask shows a lesion: are they the right files?")
-    if about.n_masks and n_masks < about.n_masks and len(records) >= about.n_images:
-        missing = f"{about.title}: {n_masks} of {about.n_masks} published masks are there; fetch the set again."
-        report.fail("missing mask", folder, missing)
-    for same in looked.values():
-        if len(same) < 2:
+            report.fail(str(error))
             continue
-        ids, labels = [record.id for record in same], {record.label for record in same}
-        named = " and ".join(ids)
-        if len(labels) > 1:
-            message = f"{named} are the same pixels under {len(labels)} labels ({', '.join(sorted(labels))})."
-            report.warn("contradictory labels", ids[0], message)
-        elif len({record.group for record in same}) > 1:
-            report.warn("doubled image", ids[0], f"{named} are the same pixels in different groups.")
+        n_read += 1
+        n_lesions += bool(mask.any() and record.label != "normal")
+        if looks_inverted(mask[None])[0]:
+            report.warn(f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?")
+    n_masks = sum(len(record.masks) for record in records)
+    if n_read and not n_lesions and any(record.masks and record.label != "normal" for record in records):
+        report.fail(f"{folder}: no mask shows a lesion: are they the right files?")
+    if about.n_masks and n_masks < about.n_masks and len(records) >= about.n_images:
+        report.fail(f"{about.title}: {n_masks} of {about.n_masks} published masks are there; fetch the set again.")
     found = Counter(record.label for record in records)
     shown = [label for label in LABELS if found[label] or about.counts.get(label)]
     rows = [{"label": label, "found": found[label], "published": about.counts.get(label)} for label in shown]
     rows.append({"label": "all", "found": len(records), "published": about.n_images or None})
-    return CheckReport(
-        key=about.key,
-        title=about.title,
-        folder=folder,
-        table=pd.DataFrame(rows).astype({"published": "Int64"}),
-        problems=sorted(report.problems, key=lambda problem: not problem.fatal),
-        n_images=len(records),
-        n_masks=n_masks,
-        n_groups=len({record.group for record in records}),
-    )
+    table = pd.DataFrame(rows).astype({"published": "Int64"})
+    problems = sorted(report.problems, key=lambda problem: not problem.fatal)
+    n_groups = len(set(dataset.groups))
+    return CheckReport(about.key, about.title, folder, table, problems, len(records), n_masks, n_groups)

@@ -1,8 +1,7 @@
-"""What an image set is: records, and an ordered collection of them that hands out arrays and folds."""
+"""Record and LesionDataset: images with masks, labels and groups, their arrays and their folds."""
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -78,12 +77,14 @@ class Record:
             raise BusutilsError(f"label of {self.id!r} is {self.label!r}; it must be one of {', '.join(LABELS)}.")
 
 
-def read_record(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Read one record at its native size, all its masks joined.
+def read_record(record: Record, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read one record, all its masks joined.
 
     Parameters
     ----------
     record : Record
+    size : int, optional
+        Side of the square that image and mask are resized to; by default they keep the size of the image file.
 
     Returns
     -------
@@ -97,31 +98,19 @@ def read_record(record: Record) -> tuple[np.ndarray, np.ndarray]:
         If a file is broken, or a mask has the size of another picture.
     """
     image = read_image(record.image)
-    mask = np.zeros(image.shape, bool)
-    for level in _mask_levels(record, image.shape):
-        mask |= resize_mask(level, image.shape, image.shape)
-    return image, mask
-
-
-def _mask_levels(record: Record, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    height, width = image.shape
+    shape = (height, width) if size is None else (size, size)
+    mask = np.zeros(shape, bool)
     for source in record.masks:
         level = read_mask(source)
-        if not sizes_agree(level.shape, shape):
+        if not sizes_agree(level.shape, image.shape):
             name = source if isinstance(source, Path) else f"a mask of {record.id}"
             raise DatasetError(
                 f"{name} has {level.shape[0]} x {level.shape[1]} pixels (height x width) but its image has "
-                f"{shape[0]} x {shape[1]}; the mask belongs to another picture: replace it or take the "
-                f"image out."
+                f"{height} x {width}; the mask belongs to another picture: replace it or take the image out."
             )
-        yield level
-
-
-def _read_square(record: Record, size: int) -> tuple[np.ndarray, np.ndarray]:
-    image = read_image(record.image)
-    mask = np.zeros((size, size), bool)
-    for level in _mask_levels(record, image.shape):
-        mask |= resize_mask(level, size, image.shape)
-    return resize_image(image, size), mask
+        mask |= resize_mask(level, shape, image.shape)
+    return image if size is None else resize_image(image, shape), mask
 
 
 def looks_inverted(masks: np.ndarray) -> np.ndarray:
@@ -174,8 +163,9 @@ class LesionDataset:
         self.name = name
         self.key = key or name
         self.warnings = tuple(warnings)
-        self._parent: LesionDataset | None = None
-        self._index: np.ndarray | None = None
+        # The set that this one was taken from, and the positions of its records there.
+        self._whole: LesionDataset = self
+        self._index = np.arange(len(self.records))
         self._folds: np.ndarray | None = None
         twice = [id_ for id_, count in Counter(record.id for record in self.records).items() if count > 1]
         if twice:
@@ -253,10 +243,10 @@ class LesionDataset:
             if missing:
                 raise KeyError(f"{self.name} has no image {missing[0]!r} ({len(missing)} ids not found).")
             index = np.array([place[id_] for id_ in chosen.tolist()])
-        part = LesionDataset(
-            [self.records[i] for i in index], name=name or self.name, key=self.key, warnings=self.warnings
-        )
-        part._parent, part._index = self, index
+        records = [self.records[i] for i in index]
+        part = LesionDataset(records, name=name or self.name, key=self.key, warnings=self.warnings)
+        part._whole, part._index = self._whole, self._index[index]
+        part._folds = None if self._folds is None else self._folds[index]
         return part
 
     def lesions(self) -> LesionDataset:
@@ -289,10 +279,8 @@ class LesionDataset:
             }
             for record in self.records
         ]
-        table = pd.DataFrame(
-            rows,
-            columns=None if rows else ["id", "label", "group", "source", "n_masks", "dy_mm", "dx_mm", "notes"],
-        )
+        columns = ["id", "label", "group", "source", "n_masks", "dy_mm", "dx_mm", "notes"]
+        table = pd.DataFrame(rows, columns=None if rows else columns)
         try:
             fold: Any = self.folds()
         except DatasetError:  # the table shows the images that the shipped folds do not list
@@ -354,24 +342,28 @@ class LesionDataset:
         return images, masks
 
     def _cached_arrays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        whole, index = self._whole()
+        whole = self._whole
         entry = cache.entry_of(whole.records, size)
-        if entry is None or not (entry.exists() or len(self) >= _WORTH_CACHING * max(len(whole), 1)):
+        if entry is None or not (entry.exists() or len(self) >= _WORTH_CACHING * len(whole)):
             return self._read_all(size)
         try:
-            return entry.load_or_make(lambda: whole._read_all(size), None if whole is self else index)
+            images, masks = cache.load_or_make(entry, lambda: whole._read_all(size))
         except DatasetError:
             if whole is self:
                 raise
-            return self._read_all(size)  # the file that is broken may be one that was left out
+            return self._read_all(size)  # the broken file may not be in this subset
+        return (images, masks) if whole is self else (images[self._index], masks[self._index])
 
     def _check_masks(self, masks: np.ndarray) -> None:
         """Refuse a set whose masks are all empty; warn of masks that look inverted."""
         lesions = np.array([record.label != "normal" and bool(record.masks) for record in self.records], bool)
-        if lesions.any() and not masks[lesions].any() and not self._whole()[0]._has_lesion():
-            raise DatasetError(
-                f"{self.name}: no mask shows a lesion: are they the right files? If all images are normal, label them so."
-            )
+        if lesions.any() and not masks[lesions].any():
+            # A subset may hold empty masks only: the whole set decides.
+            whole = (record for record in self._whole if record.label != "normal")
+            if not any(read_record(record)[1].any() for record in whole):
+                raise DatasetError(
+                    f"{self.name}: no mask shows a lesion: are they the right files? If all images are normal, label them so."
+                )
         large = np.flatnonzero(looks_inverted(masks))
         if large.size:
             named = ", ".join(self.ids[large[:5]]) + (" …" if large.size > 5 else "")
@@ -382,45 +374,23 @@ class LesionDataset:
                 stacklevel=3,
             )
 
-    def _has_lesion(self) -> bool:
-        for record in self.records:
-            with contextlib.suppress(DatasetError):
-                if record.label != "normal" and read_record(record)[1].any():
-                    return True
-        return False
-
-    def _whole(self) -> tuple[LesionDataset, np.ndarray]:
-        """Find the set this one was taken from, and the positions of its records there."""
-        whole, index = self, np.arange(len(self))
-        while whole._parent is not None and whole._index is not None:
-            index = whole._index[index]
-            whole = whole._parent
-        return whole, index
-
     def _read_all(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         images = np.zeros((len(self), size, size), np.uint8)
         masks = np.zeros((len(self), size, size), bool)
 
         def read_into(position: int) -> None:
-            images[position], masks[position] = _read_square(self.records[position], size)
+            images[position], masks[position] = read_record(self.records[position], size)
 
         with ThreadPoolExecutor(_READERS) as pool:
-            for _ in pool.map(read_into, range(len(self))):
-                pass
+            list(pool.map(read_into, range(len(self))))
         return images, masks
 
-    def folds(self, *, recompute: bool = False) -> np.ndarray:
+    def folds(self) -> np.ndarray:
         """Fold number of every record, 1 to 5; a group is never in two folds.
 
         Where ``folds/<key>.csv`` is shipped the numbers come from there, by id (fold 5 is the one that shipped weights
         never saw); else from the name of the group alone (:func:`busutils.datasets.fold_of_group`), so that a set that
         grows keeps the folds it has.
-
-        Parameters
-        ----------
-        recompute : bool
-            Deal the groups of this set anew, evenly in size and label (:func:`busutils.datasets.grouped_folds`), and keep
-            these folds for later calls. Shipped weights may have seen images of the new fold 5.
 
         Returns
         -------
@@ -431,13 +401,8 @@ class LesionDataset:
         DatasetError
             If folds are shipped for the set but do not list one of its images.
         """
-        if recompute:
-            self._folds = splits.grouped_folds(self.groups, self.labels)
-        part, index = self, np.arange(len(self))
-        while part._folds is None and part._parent is not None and part._index is not None:
-            index, part = part._index[index], part._parent
-        if part._folds is not None:
-            return part._folds[index]
+        if self._folds is not None:
+            return self._folds.copy()
         shipped = splits.shipped_folds(self.key)
         if shipped is None:
             return np.array([splits.fold_of_group(group) for group in self.groups], int)
@@ -446,7 +411,7 @@ class LesionDataset:
             named = ", ".join(unlisted[:5]) + (" …" if len(unlisted) > 5 else "")
             raise DatasetError(
                 f"{self.name}: the shipped folds do not list {len(unlisted)} of {len(self)} images ({named}): take them out, "
-                "or deal new folds with folds(recompute=True), whose fold 5 shipped weights may have seen."
+                "or load the images with the key 'folder'."
             )
         return shipped.loc[self.ids, "fold"].to_numpy(int)
 

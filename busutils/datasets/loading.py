@@ -22,16 +22,6 @@ from busutils.io import DatasetError, DatasetWarning
 _TEXT = ("root", "name", "images", "masks", "labels")
 
 
-def keys() -> tuple[str, ...]:
-    """List the keys that :func:`load` understands.
-
-    Returns
-    -------
-    tuple of str
-    """
-    return tuple(CARDS)
-
-
 def _value(text: str) -> int | float | bool | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -99,25 +89,20 @@ def find_folder(key: str, root: str | os.PathLike | None = None) -> Path:
     """
     about = card(key)
     how = f"fetch it with 'busutils datasets fetch {about.key}', or name the folder with root= or BUSUTILS_DATA_DIR"
-    where = root
     if about.key == "folder":
         how = "name the folder that holds the images with root="
-    else:
-        where = root or os.environ.get("BUSUTILS_DATA_DIR") or (data_dir() if data_dir().is_dir() else None)
-    if not where:
+    elif not root and (os.environ.get("BUSUTILS_DATA_DIR") or data_dir().is_dir()):
+        root = data_dir()
+    if not root:
         raise DatasetError(f"no data folder is known for {about.title}: {how}.")
-    where = Path(where).expanduser()
+    where = Path(root).expanduser()
     if not where.is_dir():
         raise DatasetError(f"{where} is not a folder: {how}.")
-    if not any(where.iterdir()):
-        raise DatasetError(f"{where} is empty: {how}.")
-    for name in filter(None, (about.folder, *about.aliases)):
-        found = where / name
-        if found.is_dir():
-            if not any(found.iterdir()):
-                raise DatasetError(f"{found} is empty: {how}.")
-            return found
-    return where
+    published = [where / name for name in (about.folder, *about.aliases) if name and (where / name).is_dir()]
+    found = published[0] if published else where
+    if not any(found.iterdir()):
+        raise DatasetError(f"{found} is empty: {how}.")
+    return found
 
 
 def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDataset:
@@ -126,13 +111,13 @@ def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDa
     Parameters
     ----------
     key : str
-        One of :func:`keys`, or a key with options: ``"phantom?scanner=portable&n=60"``.
+        A key of ``CARDS``, or a key with options: ``"phantom?scanner=portable&n=60"``.
     root : path, optional
         Folder that holds the published folders (``Dataset_BUSI_with_GT/``, ``BUSBRA/`` …), or the published
         folder itself; by default the environment variable ``BUSUTILS_DATA_DIR``. Simulated images need none.
     **options
-        Options of the set; they win over those in ``key``. Every set takes a ``root`` and a ``name`` for tables; the name
-        of a folder of your own also keeps it apart from other folders: ``"folder?root=/scans/clinic&name=clinic"``.
+        Options of the set; they override those in ``key``. Every set takes a ``root`` and a ``name`` for tables; the name
+        of a folder of your own also distinguishes it from other folders: ``"folder?root=/scans/clinic&name=clinic"``.
 
     Returns
     -------
@@ -157,7 +142,7 @@ def load(key: str, root: str | os.PathLike | None = None, **options) -> LesionDa
 
 
 def open_set(key: str, report: Report, **options: Any) -> tuple[LesionDataset, Path]:
-    """Open a set with a report of one's own, which says whether problems are raised or noted.
+    """Open a set; a strict report raises the first fatal problem, another one collects all.
 
     Parameters
     ----------
@@ -178,9 +163,9 @@ def open_set(key: str, report: Report, **options: Any) -> tuple[LesionDataset, P
     DatasetError
         As :func:`load`.
     """
-    name, given = parse_spec(key)
+    name, in_key = parse_spec(key)
     about = card(name)
-    options = {**given, **{option: value for option, value in options.items() if value is not None}}
+    options = {**in_key, **{option: value for option, value in options.items() if value is not None}}
     root, called = options.pop("root", None), options.pop("name", None)
     if called is not None and not str(called).strip():
         raise DatasetError("name= is empty: give the set a name, or leave the option out.")
@@ -202,7 +187,6 @@ def open_set(key: str, report: Report, **options: Any) -> tuple[LesionDataset, P
 
 def _check_options(key: str, function: Callable, options: Mapping[str, Any], own: tuple[str, ...] = ()) -> None:
     known = [name for name in inspect.signature(function).parameters if name not in own]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        have = f"it takes {', '.join(['root', 'name', *known])}"
-        raise DatasetError(f"{key} has no option {unknown[0]!r}; {have}.")
+    for option in options:
+        if option not in known:
+            raise DatasetError(f"{key} has no option {option!r}; it takes {', '.join(['root', 'name', *known])}.")

@@ -1,10 +1,9 @@
-"""OASBUD: B-mode images made from raw radio-frequency lines."""
+"""OASBUD: B-mode images computed from raw radio-frequency lines."""
 
 from __future__ import annotations
 
 import functools
 import zlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +42,8 @@ class RFView:
     def key(self) -> str:
         """Content key: file, size and date, place, and how the image is made."""
         stat = self.file.stat()
-        file = f"{self.file} {stat.st_size} {stat.st_mtime_ns}"
-        return f"{file} {self.index} {self.view} {self.what} {_RF_RANGE_DB}"
+        parts = (self.file, stat.st_size, stat.st_mtime_ns, self.index, self.view, self.what, _RF_RANGE_DB)
+        return " ".join(map(str, parts))
 
     def read(self) -> np.ndarray:
         """Return the B-mode image (H, W) uint8, or the mask (H, W) bool."""
@@ -111,15 +110,14 @@ def read_oasbud(root: Path, card: Card, report: Report) -> list[Record]:
     if not lesions or not fields <= set(lesions[0].dtype.names or ()):
         raise DatasetError(f"{file} is not OASBUD: each lesion should have {', '.join(sorted(fields))}.")
     names = [_text(lesion["id"]) or str(place) for place, lesion in enumerate(lesions, 1)]
-    twice = {name for name, count in Counter(names).items() if count > 1}
     records = []
     for place, (name, lesion) in enumerate(zip(names, lesions, strict=True)):
         label = {"0": "benign", "1": "malignant"}.get(_text(lesion["class"]), "unknown")
-        unique = f"{name}-{place + 1}" if name in twice else name
+        unique = f"{name}-{place + 1}" if names.count(name) > 1 else name
         extras = {"birads": _text(lesion["birads"])} if "birads" in lesion.dtype.names else {}
         for view in (1, 2):
             if np.asarray(lesion[f"rf{view}"]).shape != np.asarray(lesion[f"roi{view}"]).shape:
-                report.warn("left out", unique, f"{unique}, view {view}: image and mask differ in size; left out.")
+                report.warn(f"{unique}, view {view}: image and mask differ in size; left out.")
                 continue
             source, mask = (RFView(file, place, view, what) for what in ("rf", "roi"))
             records.append(Record(f"{unique}_{view}", source, (mask,), label, name, card.key, extras=extras))

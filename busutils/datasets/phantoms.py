@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ def load_phantoms(
     mixed = scanner == "mixed"
     check_options(seed, size, "clinic" if mixed else scanner, kind)
     name = scanner if isinstance(scanner, str) else scanner.name
+    shared = {"seed": int(seed), "size": int(size), "kind": kind, "calipers": calipers, "text": text}
     records: list[Record] = []
     original, turn = start, 0
     for index in range(start, start + n):
@@ -116,17 +117,7 @@ def load_phantoms(
         is_copy = int((index - start + 1) * copies) > int((index - start) * copies) and index > start
         original, turn = (original, turn + 1) if is_copy else (index, 0)
         machine = phantom.MIXED[original % len(phantom.MIXED)] if mixed else scanner
-        options = tuple(
-            {
-                "seed": int(seed),
-                "scanner": machine,
-                "size": int(size),
-                "kind": kind,
-                "copy": turn,
-                "calipers": calipers,
-                "text": text,
-            }.items()
-        )
+        options = tuple({**shared, "scanner": machine, "copy": turn}.items())
         scene = phantom.scene_of(original, seed=int(seed), kind=kind)
         records.append(
             Record(
@@ -181,27 +172,25 @@ def write_phantoms(dataset: LesionDataset, out: str | os.PathLike) -> Path:
     if target.exists():
         raise BusutilsError(f"{target} is there already: give another folder or remove it")
     out.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".phantoms-", dir=out))
-    try:
-        count: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix=".phantoms-", dir=out) as folder:
+        fresh = Path(folder)
+        count: Counter[str] = Counter()
         files = []
         for position, record in enumerate(dataset):
-            count[record.label] = count.get(record.label, 0) + 1
+            count[record.label] += 1
             stem = f"{record.label} ({count[record.label]})"
-            folder = fresh / target.name / record.label
-            folder.mkdir(parents=True, exist_ok=True)
+            place = fresh / target.name / record.label
+            place.mkdir(parents=True, exist_ok=True)
             image, mask = dataset.load_native(position)
-            Image.fromarray(image).save(folder / f"{stem}.png")
+            Image.fromarray(image).save(place / f"{stem}.png")
             parts, found = ndimage.label(mask)
             for number in range(1, max(found, 1) + 1):
                 suffix = "_mask.png" if number == 1 else f"_mask_{number - 1}.png"
-                Image.fromarray(np.uint8(255) * (parts == number)).save(folder / f"{stem}{suffix}")
+                Image.fromarray(np.uint8(255) * (parts == number)).save(place / f"{stem}{suffix}")
             files.append(f"{record.label}/{stem}.png")
         table = dataset.table()
         table.insert(0, "file", files)
         table.to_csv(fresh / "phantoms.csv", index=False)
         os.replace(fresh / "phantoms.csv", out / "phantoms.csv")
         os.replace(fresh / target.name, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return target

@@ -1,17 +1,17 @@
-"""Readers of folder layouts: files in, records out. Nothing is decoded here but headers.
+"""Readers of folder layouts: they list files and make records, and decode nothing but headers.
 
-A set that only pairs images with masks needs no function of its own: its card declares the layout (`Pairs`), and
-:func:`read_pairs` reads it.
+A set of images and mask files needs no function of its own: its card declares the layout (`Pairs`), and
+:func:`read_pairs` reads it. A set with a table of cases adds a function that reads the table.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,11 @@ from busutils.datasets.lesions import LABELS, Record
 from busutils.datasets.oasbud import read_oasbud
 from busutils.datasets.reports import Report, count_images, not_this_set
 from busutils.datasets.tables import find_labels, name_some, number_key, read_labels, read_xlsx
-from busutils.io import DatasetError, open_picture, picture_size
+from busutils.io import DatasetError, picture_size
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_LOSSY = (".jpg", ".jpeg", ".webp")
+
+_DEPTH = 3  # folders below the root that are searched for the set
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -36,97 +37,80 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(found, key=lambda file: number_key(file.name))
 
 
-def _with_shipped_groups(records: list[Record], key: str) -> list[Record]:
-    shipped = splits.shipped_folds(key)
-    groups = {} if shipped is None else shipped["group"].to_dict()
-    return [replace(record, group=groups.get(record.id, record.group)) for record in records]
+def _matching(folder: Path, pattern: str) -> Iterator[tuple[str, Path]]:
+    """Pictures of a folder whose name matches, each after the first group of the match."""
+    for file in pictures(folder):
+        if match := re.fullmatch(pattern, file.stem):
+            yield match[1], file
 
 
-def _inside(root: Path, *names: str, depth: int = 3) -> Path | None:
-    """Find the nearest folder at or below ``root`` that holds all of ``names``."""
+def _folders(root: Path) -> Iterator[Path]:
+    """The root and the folders below it, nearest first."""
     level = [root]
-    for _ in range(depth + 1):
-        for folder in level:
-            if all((folder / name).exists() for name in names):
-                return folder
-        level = sorted(child for folder in level if folder.is_dir() for child in folder.iterdir() if child.is_dir())
-    return None
+    for _ in range(_DEPTH + 1):
+        yield from level
+        level = sorted(child for folder in level for child in folder.iterdir() if child.is_dir())
 
 
-def _join_doubles(records: list[Record], report: Report) -> list[Record]:
-    """Join the groups of records whose image files are the same byte for byte."""
-    by_size: dict[int, list[Record]] = {}
-    for record in records:
-        by_size.setdefault(Path(str(record.image)).stat().st_size, []).append(record)
-    first: dict[bytes, Record] = {}
-    renamed: dict[str, str] = {}
-
-    def final(group: str) -> str:
-        while group in renamed:
-            group = renamed[group]
-        return group
-
-    doubled = []
-    for alike in by_size.values():
-        if len(alike) < 2:
-            continue
-        for record in alike:
-            digest = hashlib.sha256(Path(str(record.image)).read_bytes()).digest()
-            other = first.setdefault(digest, record)
-            if other is not record:
-                doubled.append(f"{other.id} = {record.id}")
-                if final(other.group) != final(record.group):
-                    renamed[final(record.group)] = final(other.group)
-    if doubled:
-        report.warn(
-            "doubled image",
-            doubled[0],
-            f"{len(doubled)} images occur twice ({name_some(doubled)}); their groups are joined, so that no "
-            "split can part them.",
-        )
-    return [replace(record, group=final(record.group)) for record in records]
-
-
-class _Pair(NamedTuple):
-    id: str
-    image: Path
-    mask: Path
-    label: str
-
-
-def _find_pairs(root: Path, card: Card, report: Report) -> tuple[Path, list[_Pair]]:
-    """The folder that a declared layout begins in, and its pairs of image and mask."""
+def _find_pairs(root: Path, card: Card, report: Report) -> tuple[Path, list[Record]]:
+    """Find the folder where a declared layout begins, and a record of every image, with the masks that it has."""
     layout = card.pairs
     assert layout is not None
     classes = layout.classes or {"": "unknown"}
-    home = _inside(root, *(filter(None, (layout.images, layout.masks)) if not layout.classes else classes))
-    if home is None and layout.unlabelled and (home := _inside(root, layout.unlabelled)):
-        classes = {layout.unlabelled: "unknown"}
-        wanted = ", ".join(layout.classes)
-        report.warn("missing folder", home, f"{home} holds {layout.unlabelled} but not {wanted}; labels are unknown.")
-    files = [
-        (file, match, home / folder / layout.masks, label)
-        for folder, label in classes.items()
-        if home
-        for file in pictures(home / folder / layout.images)
-        if (match := re.fullmatch(layout.image, file.stem))
-    ]
-    if home is None or not files:
+    for home in _folders(root):
+        images = {folder: dict(_matching(home / folder / layout.images, layout.image)) for folder in classes}
+        if any(images.values()):
+            break
+    else:
         raise not_this_set(root, card)
-    masks = {place: {file.stem: file for file in pictures(place)} for place in {place for *_, place, _ in files}}
-    twice = len({file.stem for file, *_ in files}) < len(files)
+    stems = [file.stem for files in images.values() for file in files.values()]
+    unique = len(set(stems)) == len(stems)
+    records, others = [], []
+    for folder, label in classes.items():
+        masks: dict[str, list[Path]] = {}
+        for key, mask in _matching(home / folder / layout.masks, layout.mask):
+            masks.setdefault(key, []).append(mask)
+        for key, file in images[folder].items():
+            id_ = file.stem if unique else f"{label}-{file.stem}"
+            records.append(Record(id_, file, tuple(masks.get(key, ())), label, id_, card.key))
+        used = {file for record in records for file in (record.image, *record.masks)}
+        places = dict.fromkeys((home / folder / layout.images, home / folder / layout.masks))
+        others += [file.name for place in places for file in pictures(place) if file not in used]
+    if others:
+        report.warn(
+            f"{home}: {len(others)} pictures are neither an image of this set nor the mask of one and are left out "
+            f"({name_some(others)})."
+        )
+    return home, records
+
+
+def _with_masks(records: list[Record], report: Report) -> list[Record]:
+    """Records that have a mask, or are normal and need none."""
+    for record in records:
+        if not record.masks and record.label != "normal":
+            report.fail(f"{record.image} has no mask: fetch the set again, or take the image out.")
+    return [record for record in records if record.masks or record.label == "normal"]
+
+
+def _join_doubles(records: list[Record], report: Report) -> list[Record]:
+    """Join the groups of records whose image files are equal byte for byte."""
+    sizes = [Path(str(record.image)).stat().st_size for record in records]
+    shared = {size for size, count in Counter(sizes).items() if count > 1}
+    first: dict[bytes, int] = {}
     pairs = []
-    for file, match, place, label in files:
-        mask = masks[place].get(match.expand(layout.mask))
-        if mask is None:
-            report.no_mask(file, f"{place / match.expand(layout.mask)}.png should be there")
-        else:
-            pairs.append(_Pair(f"{label}-{file.stem}" if twice else file.stem, file, mask, label))
-    return home, pairs
+    for place, (record, size) in enumerate(zip(records, sizes, strict=True)):
+        if size in shared:
+            digest = hashlib.sha256(Path(str(record.image)).read_bytes()).digest()
+            pairs.append((first.setdefault(digest, place), place))
+    doubled = [f"{records[a].id} = {records[b].id}" for a, b in pairs if a != b]
+    if doubled:
+        report.warn(f"{len(doubled)} images occur twice ({name_some(doubled)}); their groups are joined.")
+    groups = splits.join_groups([record.group for record in records], pairs)
+    return [replace(record, group=group) for record, group in zip(records, groups, strict=True)]
 
 
 def read_pairs(root: Path, card: Card, report: Report) -> list[Record]:
-    """Read a set by the layout that its card declares: one mask an image.
+    """Read a set by the layout that its card declares.
 
     Parameters
     ----------
@@ -139,90 +123,55 @@ def read_pairs(root: Path, card: Card, report: Report) -> list[Record]:
     Returns
     -------
     list of Record
-        Labels by class folder, or from a list beside the images. Groups as shipped; elsewhere every image is its own, and
-        images whose files are equal share one.
+        Labels come from the class folder or from a list beside the images. Groups are the shipped ones; in other sets
+        every image is its own group, and images whose files are equal share one.
 
     Raises
     ------
     DatasetError
         If the folder is another set, or an image has no mask.
     """
-    home, pairs = _find_pairs(root, card, report)
-    listed = card.pairs is not None and card.pairs.listed
-    labels = find_labels([home, root, home.parent], {pair.id for pair in pairs}) if listed else {}
-    if listed and not labels:
-        report.warn(
-            "missing table",
-            home,
-            f"{home}: no list of classes (a workbook, or a csv with name and class) lies beside the images; labels are "
-            "unknown.",
-        )
-    records = [
-        Record(pair.id, pair.image, (pair.mask,), labels.get(pair.id, pair.label), pair.id, card.key) for pair in pairs
-    ]
+    home, records = _find_pairs(root, card, report)
+    if card.pairs is not None and card.pairs.listed:
+        labels = find_labels([home, root, home.parent], {record.id for record in records})
+        records = [replace(record, label=labels.get(record.id, record.label)) for record in records]
+        if not labels:
+            report.warn(
+                f"{home}: no list of classes (a workbook, or a csv with name and class) lies beside the images; labels are "
+                "unknown."
+            )
+    records = _with_masks(records, report)
     count_images(records, card, report)
-    if splits.shipped_folds(card.key) is not None:
-        return _with_shipped_groups(records, card.key)
-    return _join_doubles(records, report)
+    shipped = splits.shipped_folds(card.key)
+    if shipped is None:
+        return _join_doubles(records, report)
+    groups = shipped["group"].to_dict()
+    return [replace(record, group=groups.get(record.id, record.group)) for record in records]
 
 
-def read_busi(root: Path, card: Card, report: Report) -> list[Record]:
-    """Read BUSI: one folder a class, masks beside the images.
+def _rows_of(
+    records: list[Record], rows: Mapping[str, dict[str, str]], table: Path, report: Report
+) -> list[tuple[Record, dict[str, str]]]:
+    """Records with their rows of a table of cases; images that it does not list are left out."""
+    unlisted = [record.id for record in records if record.id not in rows]
+    if unlisted:
+        report.warn(f"{len(unlisted)} images are not listed in {table} and are left out: {name_some(unlisted)}.")
+    return [(record, rows[record.id]) for record in records if record.id in rows]
 
-    Parameters
-    ----------
-    root : Path
-        ``Dataset_BUSI_with_GT``.
-    card : Card
-    report : Report
 
-    Returns
-    -------
-    list of Record
-
-    Raises
-    ------
-    DatasetError
-        If the folder is not BUSI, or a lesion image has no mask.
-    """
-    form = re.compile(r"^(benign|malignant|normal) \((\d+)\)(_mask(?:_\d+)?)?\.png$", re.IGNORECASE)
-    images: dict[str, Path] = {}
-    masks: dict[str, list[Path]] = {}
-    for label in ("benign", "malignant", "normal"):
-        for file in pictures(root / label):
-            match = form.match(file.name)
-            if match is None:
-                report.warn("unknown file", file, f"{file} does not follow BUSI's naming and is left out.")
-            elif match[3]:
-                masks.setdefault(f"{match[1].lower()} ({match[2]})", []).append(file)
-            else:
-                images[f"{match[1].lower()} ({match[2]})"] = file
-    if not images:
-        raise not_this_set(root, card)
-    records = []
-    for id_, file in images.items():
-        label = id_.split()[0]
-        if id_ not in masks:
-            if label != "normal":
-                report.no_mask(file, f"'{id_}_mask.png' should lie beside it")
-                continue
-            report.warn("missing mask", file, f"{file} has no mask; as a normal image it counts as empty.")
-        notes = []
-        if len(masks.get(id_, ())) > 1:
-            notes.append(f"{len(masks[id_])} masks joined")
-        if id_ in ("benign (433)", "malignant (145)"):
-            notes.append("benign (433) and malignant (145) are the same pixels under two labels")
-        records.append(Record(id_, file, tuple(masks.get(id_, ())), label, id_, card.key, notes=tuple(notes)))
-    for id_ in masks.keys() - images.keys():
-        report.warn("missing image", masks[id_][0], f"{masks[id_][0]} is a mask without its image and is left out.")
-    count_images(records, card, report)
-    return _with_shipped_groups(records, card.key)
+def _read_cases(table: Path, columns: tuple[str, ...], *, sep: str = ",") -> dict[str, dict[str, str]]:
+    """Rows of a table of cases by image, which the first of the columns names."""
+    try:
+        rows = pd.read_csv(table, sep=sep, encoding="utf-8-sig", dtype=str, keep_default_na=False)
+        rows = rows.rename(columns=str.strip).apply(lambda column: column.str.strip())
+        names = rows[list(columns)].iloc[:, 0].map(lambda name: Path(name).stem)  # all columns must be there
+        return dict(zip(names, rows.to_dict("records"), strict=True))
+    except (OSError, ValueError, KeyError) as err:
+        raise DatasetError(f"{table} is missing or no table of cases ({err}): fetch the set again.") from None
 
 
 def read_bus_bra(root: Path, card: Card, report: Report) -> list[Record]:
     """Read BUS-BRA: pairs, and a table of cases.
-
-    Where ``bus_data.csv`` is missing, labels and cases come from the folds that are shipped with the package.
 
     Parameters
     ----------
@@ -238,37 +187,21 @@ def read_bus_bra(root: Path, card: Card, report: Report) -> list[Record]:
     Raises
     ------
     DatasetError
-        If the folder is not BUS-BRA, or an image has no mask.
+        If the folder is not BUS-BRA, the table is missing, or an image has no mask.
     """
     home, pairs = _find_pairs(root, card, report)
     table = home / "bus_data.csv"
-    if table.is_file():
-        about = pd.read_csv(table, dtype=str).set_index("ID")
-    else:
-        report.warn("missing table", table, f"{table} is missing; labels and cases come from the shipped folds.")
-        shipped = splits.shipped_folds(card.key)
-        assert shipped is not None
-        about = shipped.rename(columns={"label": "Pathology", "group": "Case"})
-    columns = [name for name in ("Histology", "BIRADS", "Device", "Side") if name in about.columns]
     records = []
-    for pair in pairs:
-        if pair.id not in about.index:
-            report.warn("unknown file", pair.image, f"{pair.image} is not listed in {table.name} and is left out.")
-            continue
-        row = about.loc[pair.id]
-        extras = {name.lower(): row[name] for name in columns}
-        records.append(
-            Record(pair.id, pair.image, (pair.mask,), row["Pathology"], row["Case"], card.key, extras=extras)
-        )
-    lossy = sum(pair.image.suffix.lower() in _LOSSY for pair in pairs)
-    if lossy:
-        report.warn("lossy copy", root, f"{root}: {lossy} images are lossy copies; report scores on PNG images.")
+    for record, row in _rows_of(pairs, _read_cases(table, ("ID", "Pathology", "Case")), table, report):
+        extras = {name.lower(): row[name] for name in ("Histology", "BIRADS", "Device", "Side") if name in row}
+        records.append(replace(record, label=row["Pathology"], group=row["Case"], extras=extras))
+    records = _with_masks(records, report)
     count_images(records, card, report)
     return records
 
 
 def read_bus_uclm(root: Path, card: Card, report: Report) -> list[Record]:
-    """Read BUS-UCLM: pairs with colour-coded masks (green benign, red malignant), a table with ``;``.
+    """Read BUS-UCLM: pairs with colour-coded masks, and a table of images.
 
     Parameters
     ----------
@@ -280,70 +213,42 @@ def read_bus_uclm(root: Path, card: Card, report: Report) -> list[Record]:
     Returns
     -------
     list of Record
-        Images whose mask has another size (HESN_*: crops whose place is unknown) are left out.
+        Images whose mask has another size (HESN_*: crops whose position is unknown) are left out.
 
     Raises
     ------
     DatasetError
-        If the folder is not BUS-UCLM, or an image has no mask.
+        If the folder is not BUS-UCLM, the table is missing, or an image has no mask.
     """
     home, pairs = _find_pairs(root, card, report)
-    about, table = {}, home / "INFO.csv"
-    if not table.is_file():
-        report.warn("missing table", table, f"{table} is missing; labels come from mask colours.")
-    else:
-        rows = pd.read_csv(table, sep=";", encoding="utf-8-sig", dtype=str).fillna("").rename(columns=str.strip)
-        if {"Image", "Label"} <= set(rows.columns):
-            about = {Path(row["Image"].strip()).stem: row for row in rows.to_dict("records")}
-        else:
-            report.warn(
-                "missing table", table, f"{table} has no columns Image and Label; labels come from mask colours."
-            )
+    table = home / "INFO.csv"
     records, left_out = [], {}
-    for id_, file, mask, _ in pairs:
-        row = {name: value.strip() for name, value in about.get(id_, {}).items()}
-        label = row.get("Label", "").lower()
-        notes = [
-            name.lower()
-            for name in ("Doppler", "Marks")
-            if row.get(name, "").lower() in ("yes", "1", "true", "y", "si", "sí")
-        ]
+    for record, row in _rows_of(
+        _with_masks(pairs, report), _read_cases(table, ("Image", "Label"), sep=";"), table, report
+    ):
+        label = row["Label"].lower()
         try:
-            if label not in ("benign", "malignant", "normal"):
-                label, notes = _label_by_colour(mask), ["label from the colour of the mask", *notes]
-            sizes = picture_size(file), picture_size(mask)
+            sizes = [picture_size(Path(str(source))) for source in (record.image, *record.masks)]
         except DatasetError as error:
-            report.fail("broken file", file, str(error))
+            report.fail(str(error))
             continue
-        if np.abs(np.subtract(*sizes)).max() > 2:
-            left_out[id_] = label
+        if np.ptp(sizes, axis=0).max() > 2:
+            left_out[record.id] = label
             continue
         extras = {name.lower(): row[name] for name in ("Doppler", "Marks") if name in row}
         # The published patients CHCO and CHVI share images: one group.
-        patient = id_.split("_")[0]
+        patient = record.id.split("_")[0]
         group = "CHCO+CHVI" if patient in ("CHCO", "CHVI") else patient
-        masks = () if label == "normal" else (mask,)
-        records.append(Record(id_, file, masks, label, group, card.key, notes=tuple(notes), extras=extras))
+        masks = () if label == "normal" else record.masks
+        records.append(replace(record, masks=masks, label=label, group=group, extras=extras))
     if left_out:
-        report.warn(
-            "left out",
-            next(iter(left_out)),
-            f"{len(left_out)} images have another size than their mask and are left out: {name_some(left_out)}.",
-        )
+        report.warn(f"{len(left_out)} images differ in size from their mask and are left out: {name_some(left_out)}.")
     count_images(records, card, report, left_out.values())
     return _join_doubles(records, report)
 
 
-def _label_by_colour(mask: Path) -> str:
-    """Label of a colour-coded mask: red wins over green, black is normal."""
-    with open_picture(mask) as picture:
-        red, green, _ = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0) > 127
-    return "malignant" if (red & ~green).any() else "benign" if green.any() else "normal"
-
-
-def read_breast(root: Path, card: Card, report: Report, *, other: bool = True) -> list[Record]:
-    """Read BrEaST: ``case001.png`` with ``case001_tumor.png`` and ``case001_other1.png``, and a workbook of
-    cases.
+def read_breast(root: Path, card: Card, report: Report) -> list[Record]:
+    """Read BrEaST: images with masks of the tumour and of other lesions, and a workbook of cases.
 
     Parameters
     ----------
@@ -351,8 +256,6 @@ def read_breast(root: Path, card: Card, report: Report, *, other: bool = True) -
         ``BrEaST-Lesions_USG-images_and_masks``, or the folder that holds it; the workbook lies in either.
     card : Card
     report : Report
-    other : bool
-        Whether the masks of further lesions (``_other``) are joined with that of the tumour.
 
     Returns
     -------
@@ -361,91 +264,28 @@ def read_breast(root: Path, card: Card, report: Report, *, other: bool = True) -
     Raises
     ------
     DatasetError
-        If the folder is not BrEaST, or a lesion image has no mask.
+        If the folder is not BrEaST, the workbook is missing, or a lesion image has no mask.
     """
-    homes = [root, *sorted(root.glob("BrEaST-Lesions*USG*")), *sorted(root.glob("*/BrEaST-Lesions*USG*"))]
-    form = re.compile(r"case(\d+)(?:_(tumor|other)(\d*))?", re.IGNORECASE)
-    images: dict[str, Path] = {}
-    masks: dict[str, list[tuple[str, Path]]] = {}
-    for home in (folder for folder in homes if folder.is_dir()):
-        for file in pictures(home):
-            match = form.fullmatch(file.stem)
-            if match and match[2]:
-                masks.setdefault(f"case{match[1]}", []).append((match[2].lower(), file))
-            elif match:
-                images[f"case{match[1]}"] = file
-        if images:
-            break
-    if not images:
-        raise not_this_set(root, card)
-    books = [
-        book
-        for place in (home, root, home.parent)
-        for book in sorted(place.glob("*.xlsx"))
-        if not book.name.startswith("~")
-    ]
-    about: dict[str, dict[str, str]] = {}
-    if books:
-        header, *lines = read_xlsx(books[0])
-        rows = [dict(zip(header, line + [""] * (len(header) - len(line)), strict=False)) for line in lines]
-        about = {Path(row.get("Image_filename", "").strip()).stem: row for row in rows}
-    else:
-        report.warn(
-            "missing table",
-            home,
-            f"{home} has no workbook of cases beside it (BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx); "
-            "labels are unknown.",
+    home, pairs = _find_pairs(root, card, report)
+    books = [book for place in (home, root, home.parent) for book in sorted(place.glob("[!~]*.xlsx"))]
+    if not books:
+        raise DatasetError(
+            f"{home} has no workbook of cases beside it ({card.downloads[1].name}): fetch the set again."
         )
+    header, *lines = read_xlsx(books[0])
+    table = [dict(zip(header, line, strict=False)) for line in lines]  # empty cells at the end of a line are not stored
+    rows = {Path(row.get("Image_filename", "").strip()).stem: row for row in table}
     records = []
-    for id_, file in images.items():
-        row = about.get(id_, {})
-        label = row.get("Classification", "").strip().lower()
-        label = label if label in ("benign", "malignant", "normal") else "unknown"
-        own = [mask for kind, mask in masks.get(id_, ()) if other or kind == "tumor"]
-        if not own and label != "normal":
-            report.no_mask(file, f"{id_}_tumor.png should lie beside it")
-            continue
+    for record, row in _rows_of(pairs, rows, books[0], report):
         try:
-            spacing = float(row.get("Pixel_size", "").replace(",", ".")) * 10  # published in centimetres
-        except ValueError:
-            spacing = None
-        notes = () if len(own) < 2 else (f"{len(own)} masks joined",)
-        extras = {
-            name.lower(): row[name]
-            for name in (
-                "BIRADS",
-                "Shape",
-                "Margin",
-                "Echogenicity",
-                "Posterior_features",
-                "Halo",
-                "Diagnosis",
-                "Calcifications",
-                "Tissue_composition",
-                "Age",
-                "Verification",
-            )
-            if row.get(name)
-        }
-        records.append(
-            Record(
-                id_,
-                file,
-                tuple(own),
-                label,
-                id_,
-                card.key,
-                spacing=(spacing, spacing) if spacing else None,
-                notes=notes,
-                extras=extras,
-            )
-        )
-    for id_ in masks.keys() - images.keys():
-        report.warn(
-            "missing image",
-            masks[id_][0][1],
-            f"{masks[id_][0][1]} is a mask without its image and is left out.",
-        )
+            side = float(row["Pixel_size"].replace(",", ".")) * 10  # published in centimetres
+        except (KeyError, ValueError):
+            side = None
+        spacing = (side, side) if side else None
+        label = row.get("Classification", "").strip().lower()
+        extras = {name.lower(): value for name, value in row.items() if value and not name.endswith("filename")}
+        records.append(replace(record, label=label, spacing=spacing, extras=extras))
+    records = _with_masks(records, report)
     count_images(records, card, report)
     return records
 
@@ -455,13 +295,7 @@ _MASK_NAME = re.compile(r"mask_.+|.+[_ -](mask|seg|gt|anno|tumor)(_\d)?")
 
 
 def read_folder(
-    root: Path,
-    card: Card,
-    report: Report,
-    *,
-    images: str = "images",
-    masks: str = "masks",
-    labels: str = "labels.csv",
+    root: Path, card: Card, report: Report, *, images: str = "images", masks: str = "masks", labels: str = "labels.csv"
 ) -> list[Record]:
     """Read a plain folder of images and masks.
 
@@ -490,66 +324,63 @@ def read_folder(
     """
     home = root / images if (root / images).is_dir() else root
     drawn = root / masks if (root / masks).is_dir() else home
-    apart = drawn != home
     files, pool = _by_stem(home), _by_stem(drawn)
     if not files:
         raise DatasetError(
             f"{root} holds no picture (folders below {images}/ are not read): put images into {images}/ and masks of the same "
             f"name into {masks}/, or name other folders with images= and masks=."
         )
-    for place in dict.fromkeys((home, drawn)):
-        for folder in (child for child in place.iterdir() if child.is_dir() and child not in (home, drawn)):
-            if n := len(pictures(folder)):
-                report.warn("left out", folder, f"{folder}: {n} pictures of a subfolder are left out.")
-    own: dict[str, list[Path]] = {}
+    for folder in sorted({*home.iterdir(), *drawn.iterdir()} - {home, drawn}):
+        if n := len(pictures(folder)):
+            report.warn(f"{folder}: {n} pictures of a subfolder are left out.")
+    own = {}
     for stem in files:
-        names = [stem] * apart + [form.format(stem) for form in _MASK_FORMS]
-        names += [f"{form.format(stem)}_{number}" for form in _MASK_FORMS for number in range(1, 10)]
-        own[stem] = [pool[name] for name in names if name in pool]
+        names = [] if drawn == home else [stem]
+        for form in _MASK_FORMS:
+            names += [form.format(stem), *(f"{form.format(stem)}_{number}" for number in range(1, 10))]
+        own[stem] = tuple(pool[name] for name in names if name in pool)
     taken = {mask for found in own.values() for mask in found}
-    alone = [file for file in pool.values() if file not in taken] if apart else []
-    if not apart:
-        alone = [
-            file for stem, file in files.items() if not own[stem] and file not in taken and _MASK_NAME.fullmatch(stem)
-        ]
+    alone = [
+        file
+        for stem, file in pool.items()
+        if file not in taken and (drawn != home or (not own[stem] and _MASK_NAME.fullmatch(stem)))
+    ]
     if alone:
-        report.warn(
-            "missing image",
-            alone[0],
-            f"{len(alone)} masks without their image are left out: {name_some(file.name for file in alone)}.",
-        )
+        report.warn(f"{len(alone)} masks without their image are left out: {name_some(file.name for file in alone)}.")
     files = {stem: file for stem, file in files.items() if file not in taken and file not in alone}
-    about = read_labels(root / labels, files)
-    grouped = any("group" in row for row in about.values())
-    unlisted = [stem for stem in files if not about.get(stem, {}).get("group")] if grouped else []
-    if unlisted:
-        raise DatasetError(
-            f"{root / labels} gives no group to {len(unlisted)} images ({name_some(unlisted)}): name the patient of each, so "
-            "that no split can part them."
-        )
-    if about and (unlisted := [stem for stem in files if stem not in about]):
-        report.warn(
-            "no label", unlisted[0], f"{root / labels} does not list {name_some(unlisted)}: their label is unknown."
-        )
-    if not grouped:
-        report.warn(
-            "no groups",
-            root,
-            f"{root}: no groups are known, so every image is its own group and images of one patient may stand on both sides "
-            f"of a split; a column 'group' in {labels} names the patient.",
-        )
+    rows = _rows_of_folder(root / labels, list(files), report)
     records = []
     for stem, file in files.items():
-        row = about.get(stem, {})
+        row = rows.get(stem, {})
         label = row.get("label", "").lower() or "unknown"
         if label not in LABELS:
             raise DatasetError(f"{root / labels}: label {label!r} of {stem} is none of {', '.join(LABELS)}.")
         if own[stem] or label == "normal":
-            records.append(Record(stem, file, tuple(own[stem]), label, row.get("group") or stem, card.key))
+            records.append(Record(stem, file, own[stem], label, row.get("group") or stem, card.key))
         else:
             where = f"put one of the same name into {masks}/, or {stem}_mask.png beside it."
-            report.fail("missing mask", file, f"{file} has no mask: {where}")
+            report.fail(f"{file} has no mask: {where}")
     return records
+
+
+def _rows_of_folder(table: Path, ids: list[str], report: Report) -> dict[str, dict[str, str]]:
+    """Rows of ``labels.csv`` by id; a table with groups must give every image its group."""
+    rows = read_labels(table, ids)
+    if any("group" in row for row in rows.values()):
+        if unlisted := [id_ for id_ in ids if not rows.get(id_, {}).get("group")]:
+            raise DatasetError(
+                f"{table} gives no group to {len(unlisted)} images ({name_some(unlisted)}): name the patient of each, so that "
+                "no split can part them."
+            )
+        return rows
+    unlisted = [id_ for id_ in ids if id_ not in rows]
+    if rows and unlisted:
+        report.warn(f"{table} does not list {name_some(unlisted)}: their label is unknown.")
+    report.warn(
+        f"{table.parent}: no groups are known, so every image is its own group and images of one patient may stand on both "
+        f"sides of a split; a column 'group' in {table.name} names the patient."
+    )
+    return rows
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -562,7 +393,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 READERS: dict[str, Callable[..., list[Record]]] = {
-    "busi": read_busi,
     "bus-bra": read_bus_bra,
     "bus-uclm": read_bus_uclm,
     "breast": read_breast,

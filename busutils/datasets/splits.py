@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 
 import numpy as np
@@ -22,71 +21,11 @@ class LeakError(BusutilsError):
     """A group has images on both sides of a split."""
 
 
-def grouped_folds(
-    groups: Sequence | np.ndarray, labels: Sequence | np.ndarray, *, n_folds: int = 5, seed: int = 0
-) -> np.ndarray:
-    """Deal groups to folds so that sizes and label shares stay even.
-
-    Groups are dealt largest first (ties in an order drawn from ``seed``), each to the fold where the counts
-    of all labels stay most even: the greedy rule of scikit-learn's ``StratifiedGroupKFold``, with counts
-    measured against what a fold should hold, so that rare labels weigh as much as common ones.
-
-    Parameters
-    ----------
-    groups : (N,) sequence
-        Images that must stay together share a group.
-    labels : (N,) sequence
-        Class of each image.
-    n_folds : int
-    seed : int
-
-    Returns
-    -------
-    (N,) int ndarray
-        1 to ``n_folds``. With fewer groups than folds the last folds are empty.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ or ``n_folds`` is below two.
-
-    Examples
-    --------
-    >>> grouped_folds(["a", "a", "b", "c"], ["benign"] * 4, n_folds=2)
-    array([1, 1, 2, 2])
-    """
-    groups, labels = np.asarray(groups), np.asarray(labels)
-    if groups.shape != labels.shape or groups.ndim != 1:
-        raise BusutilsError(f"groups and labels must have one length, got {groups.shape} and {labels.shape}.")
-    if n_folds < 2:
-        raise BusutilsError(f"n_folds must be at least 2, got {n_folds}.")
-    if groups.size == 0:
-        return np.zeros(0, int)
-    _, group_of = np.unique(groups, return_inverse=True)
-    classes, class_of = np.unique(labels, return_inverse=True)
-    counts = np.zeros((group_of.max() + 1, classes.size))
-    np.add.at(counts, (group_of, class_of), 1)
-    want = counts.sum(axis=0) / n_folds
-    order = np.random.default_rng(seed).permutation(len(counts))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    held = np.zeros((n_folds, classes.size))
-    fold_of = np.zeros(len(counts), int)
-    for group in order:
-        # Uneven = squared excess over the wanted count, by label and for the whole fold.
-        after = held + counts[group]
-        gain = (((after - want) / want) ** 2 - ((held - want) / want) ** 2).sum(axis=1)
-        total = want.sum()
-        gain += ((after.sum(axis=1) - total) / total) ** 2 - ((held.sum(axis=1) - total) / total) ** 2
-        fold_of[group] = np.argmin(gain)
-        held[fold_of[group]] += counts[group]
-    return fold_of[group_of] + 1
-
-
 def fold_of_group(group: str, *, n_folds: int = 5) -> int:
     """Fold of a group from its name alone: the same whatever other groups a set holds.
 
-    The last number in the name steps through the folds, so that groups that are numbered in a row are spread evenly; the
-    rest of the name sets where the steps begin. Names without a number are spread by chance.
+    The last number in the name steps through the folds, so that groups with consecutive numbers are spread evenly; the
+    rest of the name sets the first step. Names without a number are spread at random, by their hash.
 
     Parameters
     ----------
@@ -108,6 +47,33 @@ def fold_of_group(group: str, *, n_folds: int = 5) -> int:
     before, number, after = parts.groups()
     start = int.from_bytes(hashlib.sha256(f"{before}#{after}".encode()).digest()[:8], "big")
     return ((start + int(number or 0) * _STEP) % 2**64 * n_folds >> 64) + 1
+
+
+def join_groups(groups: Iterable[str], pairs: Iterable[Sequence[int]]) -> list[str]:
+    """Join groups that a pair connects; the joined group has the name of its first member.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        Group of each image.
+    pairs : (M, 2) sequence of int
+        Positions of images that belong together.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> join_groups(["a", "b", "c", "d"], [(2, 1)])
+    ['a', 'b', 'b', 'd']
+    """
+    joined = list(groups)
+    rank = {group: place for place, group in reversed(list(enumerate(joined)))}
+    for a, b in pairs:
+        first, second = sorted((joined[a], joined[b]), key=rank.__getitem__)
+        joined = [first if group == second else group for group in joined]
+    return joined
 
 
 def check_no_leak(groups_train: Sequence | np.ndarray, groups_test: Sequence | np.ndarray) -> None:
@@ -139,15 +105,6 @@ def check_no_leak(groups_train: Sequence | np.ndarray, groups_test: Sequence | n
         raise LeakError(f"{what} on both sides of the split ({named}): split by group, as LesionDataset.split does.")
 
 
-@functools.cache
-def _shipped(key: str) -> pd.DataFrame | None:
-    file = resources.files("busutils.datasets") / "folds" / f"{key}.csv"
-    if not file.is_file():
-        return None
-    with file.open("r", encoding="utf-8") as stream:
-        return pd.read_csv(stream, dtype={"id": str, "label": str, "group": str, "fold": int}).set_index("id")
-
-
 def shipped_folds(key: str) -> pd.DataFrame | None:
     """Folds that come with the package.
 
@@ -161,5 +118,8 @@ def shipped_folds(key: str) -> pd.DataFrame | None:
     DataFrame or None
         Columns label, group, fold, indexed by id; ``None`` where no folds are shipped for the set.
     """
-    table = _shipped(key)
-    return None if table is None else table.copy()
+    file = resources.files("busutils.datasets") / "folds" / f"{key}.csv"
+    if not file.is_file():
+        return None
+    with file.open("r", encoding="utf-8") as stream:
+        return pd.read_csv(stream, dtype={"id": str, "label": str, "group": str, "fold": int}).set_index("id")

@@ -30,7 +30,7 @@ def number_key(name: str) -> tuple:
 def read_xlsx(path: Path) -> list[list[str]]:
     """Read the first sheet of a workbook as text.
 
-    One table of two sets comes as a workbook; that is not worth a dependency.
+    Two sets have one table each as a workbook; that does not justify a dependency.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def read_xlsx(path: Path) -> list[list[str]]:
                 raise DatasetError(f"{path} is too large for a table of cases; it is not read.")
             shared = []
             if "xl/sharedStrings.xml" in names:
-                for item in ElementTree.fromstring(book.read("xl/sharedStrings.xml")).iter(f"{main}si"):
-                    shared.append("".join(text.text or "" for text in item.iter(f"{main}t")))
+                items = ElementTree.fromstring(book.read("xl/sharedStrings.xml")).iter(f"{main}si")
+                shared = ["".join(text.text or "" for text in item.iter(f"{main}t")) for item in items]
             sheets = sorted((n for n in names if re.fullmatch(r"xl/worksheets/[^/]+\.xml", n)), key=number_key)
             sheet = ElementTree.fromstring(book.read(sheets[0]))
     except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, IndexError, OSError) as err:
@@ -79,17 +79,15 @@ def read_xlsx(path: Path) -> list[list[str]]:
 def find_labels(places: list[Path], ids: set[str]) -> dict[str, str]:
     """Labels by id from a workbook, csv or text that names images and classes in its rows, in whatever columns."""
     for place in dict.fromkeys(places):
-        for file in sorted([*place.glob("*.xlsx"), *place.glob("*.csv"), *place.glob("*.txt")]):
-            if file.stat().st_size > MAX_TABLE_BYTES:
-                continue
+        for file in sorted(file for file in place.iterdir() if file.suffix in (".xlsx", ".csv", ".txt")):
             if file.suffix == ".xlsx":
                 rows = read_xlsx(file)
             else:
                 rows = [re.split(r"[,;\t ]+", line) for line in file.read_text("utf-8-sig", "replace").splitlines()]
-            found: dict[str, str] = {}
+            found = {}
             for row in rows:
-                cells = [str(cell).strip() for cell in row]
-                kinds = [label for cell in cells for label in ("benign", "malignant") if cell.lower() == label]
+                cells = [cell.strip() for cell in row]
+                kinds = [cell.lower() for cell in cells if cell.lower() in ("benign", "malignant")]
                 names = [Path(cell).stem for cell in cells] + [cell.zfill(6) for cell in cells if cell.isdigit()]
                 name = next((name for name in names if name in ids), None)
                 if kinds and name:
@@ -122,16 +120,13 @@ def read_labels(file: Path, ids: Collection[str]) -> dict[str, dict[str, str]]:
         return {}
     try:
         table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", keep_default_na=False)
-    except UnicodeDecodeError:
-        raise DatasetError(f"{file} is not in UTF-8: save it as a CSV file in UTF-8.") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError):
-        raise DatasetError(f"{file} is empty or no table; it takes columns id, label and group.") from None
+    except ValueError as err:  # of pandas, or a wrong encoding
+        raise DatasetError(f"{file} is not a CSV table in UTF-8 with columns id, label and group ({err}).") from None
     table.columns = [str(name).strip().lower() for name in table.columns]
     if "id" not in table.columns:
         raise DatasetError(f"{file} has no column 'id'; it takes columns id, label and group.")
-    unknown = [name for name in table.columns if name not in ("id", "label", "group")]
-    if unknown:
-        raise DatasetError(f"{file} has a column {unknown[0]!r}; it takes id, label and group: rename or remove it.")
+    if unknown := set(table.columns) - {"id", "label", "group"}:
+        raise DatasetError(f"{file} has a column {min(unknown)!r}; it takes id, label and group: rename or remove it.")
     rows: dict[str, dict[str, str]] = {}
     unmatched = []
     for row in table.to_dict("records"):
