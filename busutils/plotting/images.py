@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,16 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from busutils.plotting.style import PREDICTION, TRUTH
-
-__all__ = [
-    "activation_grid",
-    "activation_levels",
-    "heat_overlay",
-    "image_grid",
-    "masks_grid",
-    "network_levels",
-    "overlay",
-]
 
 
 def _contour(axes: Axes, mask: np.ndarray | None, colour: str, style: str = "-") -> None:
@@ -42,13 +31,15 @@ def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
     axes.set_axis_off()
 
 
-def _scale_bar(axes: Axes, shape: tuple[int, ...], mm_per_px: float | None) -> None:
-    if not mm_per_px:
-        return
-    length = 10 / mm_per_px
-    x, y = shape[1] * 0.04, shape[0] * 0.95
-    axes.plot([x, x + length], [y, y], color="white", linewidth=2, solid_capstyle="butt")
-    axes.text(x, y - shape[0] * 0.02, "10 mm", color="white", fontsize=7, va="bottom")
+def _panels(count: int, columns: int, *, height: float, extra: float = 0.0) -> tuple[Figure, Sequence[Axes]]:
+    """Make a figure with at least `count` axes in rows of `columns`; `height` of a row and `extra` in inches."""
+    columns = max(1, min(columns, count))
+    rows = max(1, -(-count // columns))
+    size = (2.4 * columns, height * rows + extra)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, list(grid.flat)
 
 
 def _legend(figure: Figure, mask: bool, pred: bool) -> None:
@@ -59,12 +50,7 @@ def _legend(figure: Figure, mask: bool, pred: bool) -> None:
 
 
 def overlay(
-    image: np.ndarray,
-    mask: np.ndarray | None = None,
-    pred: np.ndarray | None = None,
-    *,
-    title: str = "",
-    mm_per_px: float | None = None,
+    image: np.ndarray, mask: np.ndarray | None = None, pred: np.ndarray | None = None, *, title: str = ""
 ) -> Figure:
     """Draw one image with the contours of its reference (yellow) and of a prediction (cyan, dashed).
 
@@ -76,8 +62,6 @@ def overlay(
         Reference and prediction.
     title : str
         Above the image.
-    mm_per_px : float, optional
-        Adds a bar of 10 mm.
 
     Returns
     -------
@@ -87,7 +71,6 @@ def overlay(
     _show(axes, image, title)
     _contour(axes, mask, TRUTH)
     _contour(axes, pred, PREDICTION, "--")
-    _scale_bar(axes, image.shape, mm_per_px)
     _legend(figure, mask is not None, pred is not None)
     return figure
 
@@ -123,21 +106,15 @@ def image_grid(
     -------
     matplotlib.figure.Figure
     """
-    columns = max(1, min(columns, len(images)))
-    rows = max(1, -(-len(images) // columns))
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(2.4 * columns, 2.55 * rows + 0.3), layout="constrained", squeeze=False
-    )
-    for index, axes in enumerate(grid.flat):
-        if index >= len(images):
-            axes.set_axis_off()
-            continue
+    figure, grid = _panels(len(images), columns, height=2.55, extra=0.3)
+    for index, axes in enumerate(grid[: len(images)]):
         _show(axes, images[index], titles[index] if titles is not None else "")
-        if fill and preds is not None:
+        if preds is not None and fill:
             axes.imshow(np.where(preds[index], 1.0, np.nan), cmap=ListedColormap([PREDICTION]), alpha=0.4)
-        _contour(axes, masks[index] if masks is not None else None, TRUTH)
-        if not fill:
-            _contour(axes, preds[index] if preds is not None else None, PREDICTION, "--")
+        if masks is not None:
+            _contour(axes, masks[index], TRUTH)
+        if preds is not None and not fill:
+            _contour(axes, preds[index], PREDICTION, "--")
     if title:
         figure.suptitle(title, fontsize=11)
     _legend(figure, masks is not None, preds is not None)
@@ -164,16 +141,10 @@ def masks_grid(
     -------
     matplotlib.figure.Figure
     """
-    n_panels = len(panels) + 1
-    columns = min(columns, n_panels)
-    rows = -(-n_panels // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.6 * rows), layout="constrained", squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    _show(grid.flat[0], image, "image")
-    _contour(grid.flat[0], mask, TRUTH)
-    for axes, (name, values) in zip(list(grid.flat)[1:], panels.items(), strict=False):
-        values = np.asarray(values)
+    figure, grid = _panels(len(panels) + 1, columns, height=2.6)
+    _show(grid[0], image, "image")
+    _contour(grid[0], mask, TRUTH)
+    for axes, (name, values) in zip(grid[1:], panels.items(), strict=False):
         if values.dtype == np.uint8:
             axes.imshow(values, cmap="gray", vmin=0, vmax=255)
         elif values.dtype.kind in "iu":
@@ -192,9 +163,8 @@ def heat_overlay(
     mask: np.ndarray | None = None,
     pred: np.ndarray | None = None,
     label: str = "share of the maximum",
-    shared: bool = False,
 ) -> Figure:
-    """Draw heat maps over one image, each in the perceptual scale *magma*, with a colour bar.
+    """Draw heat maps over one image, each as a share of its maximum in the perceptual scale *magma*.
 
     Parameters
     ----------
@@ -206,8 +176,6 @@ def heat_overlay(
         Contours.
     label : str
         Of the colour bar: what the values are.
-    shared : bool, default False
-        One scale for all maps in their own unit, instead of each as a share of its maximum.
 
     Returns
     -------
@@ -219,63 +187,18 @@ def heat_overlay(
     _show(grid[0, 0], image, "image")
     _contour(grid[0, 0], mask, TRUTH)
     _contour(grid[0, 0], pred, PREDICTION, "--")
-    top = max((float(np.max(values)) for values in maps.values()), default=1.0) or 1.0
-    picture: Any = None
     for axes, (name, values) in zip(grid[0, 1:], maps.items(), strict=True):
-        peak = top if shared else (float(np.max(values)) or 1.0)
-        scaled = np.asarray(values) if shared else np.asarray(values) / peak
         _show(axes, image, name)
-        picture = axes.imshow(scaled, cmap="magma", vmin=0, vmax=top if shared else 1, alpha=0.6)
+        picture = axes.imshow(values / (np.max(values) or 1), cmap="magma", vmin=0, vmax=1, alpha=0.6)
         _contour(axes, mask, TRUTH)
         _contour(axes, pred, PREDICTION, "--")
-    if picture is not None:
-        bar = figure.colorbar(picture, ax=grid[0].tolist(), fraction=0.025, pad=0.01)
-        bar.set_label(label, fontsize=8)
+    figure.colorbar(picture, ax=grid[0].tolist(), fraction=0.025, pad=0.01).set_label(label, fontsize=8)
     _legend(figure, mask is not None, pred is not None)
     return figure
 
 
-def activation_grid(
-    maps: np.ndarray, *, title: str = "", columns: int = 8, scores: Sequence[float] | None = None
-) -> Figure:
-    """Draw feature maps side by side in one scale.
-
-    Parameters
-    ----------
-    maps : (C, h, w) float ndarray
-        One map a channel, not negative.
-    title : str
-        Of the figure.
-    columns : int, default 8
-        Maps a row.
-    scores : (C,) sequence of float, optional
-        Written above each map.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(1.3 * columns + 0.6, 1.45 * rows + 0.4), layout="constrained", squeeze=False
-    )
-    top = float(np.percentile(maps, 99.5)) or 1.0
-    picture: Any = None
-    for channel, axes in enumerate(grid.flat):
-        axes.set_axis_off()
-        if channel < len(maps):
-            picture = axes.imshow(maps[channel], cmap="magma", vmin=0, vmax=top)
-            if scores is not None:
-                axes.set_title(f"{scores[channel]:.2f}", fontsize=7)
-    bar = figure.colorbar(picture, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01)
-    bar.set_label("activation", fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    return figure
-
-
 def activation_levels(
-    maps: Mapping[str, np.ndarray], *, scores: Mapping[str, Sequence[float]] | None = None, title: str = ""
+    maps: Mapping[str, np.ndarray], *, scores: Mapping[str, Sequence[float]], title: str = ""
 ) -> Figure:
     """Draw feature maps of a whole network: one row a level, all maps in one scale.
 
@@ -283,7 +206,7 @@ def activation_levels(
     ----------
     maps : mapping of str to (C, h, w) float ndarray
         Level → chosen channels, not negative; the levels' sizes differ.
-    scores : mapping of str to (C,) sequence of float, optional
+    scores : mapping of str to (C,) sequence of float
         Written above each map.
     title : str
         Of the figure.
@@ -297,14 +220,12 @@ def activation_levels(
         len(maps), 1, figsize=(0.9 * columns + 1.5, 0.98 * len(maps) + 0.5), layout="constrained", squeeze=False
     )
     top = float(np.percentile(np.concatenate([np.ravel(chosen) for chosen in maps.values()]), 99.5)) or 1.0
-    picture: Any = None
     # One axes a level: as many as there are maps would take most of the time.
     for (level, chosen), axes in zip(maps.items(), grid.flat, strict=True):
         for place, values in enumerate(chosen):
             left = 1.08 * place
             picture = axes.imshow(values, cmap="magma", vmin=0, vmax=top, extent=(left, left + 1, 1, 0))
-            if scores is not None:
-                axes.text(left + 0.5, -0.04, f"{scores[level][place]:.2f}", fontsize=7, ha="center", va="bottom")
+            axes.text(left + 0.5, -0.04, f"{scores[level][place]:.2f}", fontsize=7, ha="center", va="bottom")
         axes.set(xlim=(0, 1.08 * columns - 0.08), ylim=(1, 0), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         height, width = np.shape(chosen)[1:]
@@ -327,34 +248,25 @@ def network_levels(levels: pd.DataFrame) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    rows: list[dict[str, Any]] = levels.to_dict("records")
-    depth = {row["level"]: i for i, row in enumerate(r for r in rows if not r["level"].startswith("dec"))}
-    place: dict[str, tuple[float, float]] = {}
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for x, row in enumerate(rows):
-        y = -depth[row["level"].replace("dec", "enc")]
-        place[row["level"]] = (x, y)
-        sees = row["receptive_field"]
-        text = f"{row['level']}\n{row['height']}×{row['width']} · {row['channels']}\nsees {sees}×{sees}"
-        axes.text(
-            x,
-            y,
-            text,
-            ha="center",
-            va="center",
-            fontsize=8,
-            bbox={"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"},
-        )
-    names = [row["level"] for row in rows]
+    box = {"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"}
+    n_down = int((~levels["level"].str.startswith("dec")).sum())
+    place: dict[str, tuple[int, int]] = {}
+    for x, row in enumerate(levels.itertuples()):
+        y = -x if x < n_down else x - 2 * (n_down - 1)
+        place[row.level] = (x, y)
+        sees = f"sees {row.receptive_field}×{row.receptive_field}"
+        text = f"{row.level}\n{row.height}×{row.width} · {row.channels}\n{sees}"
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox=box)
     arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 26, "shrinkB": 26}
-    for first, second in itertools.pairwise(names):
-        axes.annotate("", place[second], place[first], arrowprops=arrow)
-    for name in names:
+    for first, second in itertools.pairwise(place.values()):
+        axes.annotate("", second, first, arrowprops=arrow)
+    skip = {**arrow, "color": "#009e73", "linestyle": "--", "shrinkA": 38, "shrinkB": 38}
+    for name in place:
         if name.startswith("enc"):
-            skip = {**arrow, "color": "#009e73", "linestyle": "--", "shrinkA": 38, "shrinkB": 38}
             axes.annotate("", place[name.replace("enc", "dec")], place[name], arrowprops=skip)
-    axes.set_xlim(-0.7, len(rows) - 0.3)
-    axes.set_ylim(-max(depth.values()) - 0.5, 0.5)
+    axes.set_xlim(-0.7, len(levels) - 0.3)
+    axes.set_ylim(0.5 - n_down, 0.5)
     axes.set_axis_off()
     axes.set_title(
         "height×width · channels; pixels of the image that one value sees; dashed: skip connections", fontsize=9

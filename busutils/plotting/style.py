@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "LINES", "METHOD_ORDER", "PREDICTION", "TRUTH", "colour_of"]
-
 TRUTH = "#ffd21f"  # yellow
 PREDICTION = "#27d7f2"  # cyan
 
