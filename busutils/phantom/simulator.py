@@ -27,7 +27,7 @@ from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_mask
 from busutils.phantom import tissue
 from busutils.phantom.marks import draw_marks
-from busutils.phantom.scanner import Scanner, display, scan, scanner_preset, vary, visible_area
+from busutils.phantom.scanner import PRESETS, Scanner, display, scan, vary, visible_area
 from busutils.phantom.tissue import KINDS
 
 GENERATOR_VERSION = 3
@@ -122,10 +122,14 @@ def scene_of(index: int, *, seed: int = 0, kind: str | None = None) -> tissue.Sc
 
 
 def check_options(seed: int, size: int, scanner: str | Scanner, kind: str | None) -> tuple[int, int, Scanner]:
-    """Refuse a seed, size, scanner or kind that cannot be simulated; the scanner\'s settings come back."""
+    """Refuse a seed, size, scanner or kind that cannot be simulated; return seed, size and the scanner's settings."""
     if kind is not None and kind not in KINDS:
         raise BusutilsError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
-    return check_count("seed", seed, 0), check_count("size", size, 32), scanner_preset(scanner)
+    if not isinstance(scanner, Scanner):
+        if scanner not in PRESETS:
+            raise BusutilsError(f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner")
+        scanner = PRESETS[scanner]
+    return check_count("seed", seed, 0), check_count("size", size, 32), scanner
 
 
 def simulate(
@@ -184,15 +188,12 @@ def simulate(
         maps.echo_db, maps.specular, maps.excess, settings, spacing, _generator(seed, index, _SPECKLE)
     )
     reflectivity = np.hypot(np.exp(maps.echo_db * np.float32(np.log(10) / 20)), maps.specular)
-    mask = maps.mask
     if copy:
         # Same scene, same speckle: another hand on the gain knob, and the picture cut out a little tighter.
         rng = _generator(seed, index, _SETTINGS, copy)
         settings = vary(settings, rng)
-    image = display(compounded, settings, spacing)
-    if visible is not None:
-        image[~visible] = 0
-        mask &= visible
+    image = display(compounded, settings, spacing) * visible
+    mask = maps.mask & visible
     if copy:
         height, width = (round(size * float(rng.uniform(0.86, 0.97))) for _ in range(2))
         top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))
