@@ -121,12 +121,12 @@ def vary(scanner: Scanner, rng: np.random.Generator) -> Scanner:
     return replace(
         scanner,
         focus=scanner.focus * float(np.exp(0.25 * rng.standard_normal())),
-        frequency=scanner.frequency * (1 + 0.1 * float(rng.uniform(-1, 1))),
-        tgc_slope=scanner.tgc_slope + 0.28 * float(rng.standard_normal()),
-        dynamic_range=scanner.dynamic_range * (1 + 0.15 * float(rng.uniform(-1, 1))),
+        frequency=scanner.frequency * (1 + 0.1 * rng.uniform(-1, 1)),
+        tgc_slope=scanner.tgc_slope + 0.28 * rng.standard_normal(),
+        dynamic_range=scanner.dynamic_range * (1 + 0.15 * rng.uniform(-1, 1)),
         brightness=float(np.clip(scanner.brightness + 0.1 * rng.standard_normal(), 0.35, 0.9)),
         gamma=scanner.gamma * float(np.exp(0.1 * rng.standard_normal())),
-        noise=scanner.noise + 4 * float(rng.standard_normal()),
+        noise=scanner.noise + 4 * rng.standard_normal(),
     )
 
 

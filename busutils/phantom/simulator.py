@@ -195,7 +195,7 @@ def simulate(
     image = display(compounded, settings, spacing) * visible
     mask = maps.mask & visible
     if copy:
-        height, width = (round(size * float(rng.uniform(0.86, 0.97))) for _ in range(2))
+        height, width = (round(size * rng.uniform(0.86, 0.97)) for _ in range(2))
         top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))
         window = np.s_[top : top + height, left : left + width]
         image, reflectivity, envelope = (resize_image(a[window], size) for a in (image, reflectivity, envelope))
@@ -249,7 +249,7 @@ def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarra
     cell = (made.scene.depth / height, made.scene.width / width)
     if not np.allclose(cell, made.spacing):
         raise BusutilsError("the structures of a near-duplicate are not known: simulate it with copy=0")
-    loss = tissue.lesion_loss(made.scene, (height, width))
+    loss = tissue.lesion_loss(made.scene, height)
     outside = ndimage.distance_transform_edt(~made.mask) if made.mask.any() else np.full(made.mask.shape, np.inf)
     inside = ndimage.distance_transform_edt(made.mask)
     return {
