@@ -3,15 +3,14 @@
 Shapes have one meaning everywhere: an image is ``(H, W) uint8``, a mask ``(H, W) bool``, spacing ``(dy, dx)`` in mm.
 """
 
-from busutils.io.decode import PICTURE_SUFFIXES, open_picture, picture_size, read_image, read_images, upright
+from busutils.io.decode import PICTURE_SUFFIXES, open_picture, picture_size, read_image, read_images
 from busutils.io.dicom import DICOM_SUFFIXES, is_dicom
-from busutils.io.image import MAX_PIXELS, DatasetError, DatasetWarning, Image, PixelSource
+from busutils.io.image import DatasetError, DatasetWarning, Image, PixelSource
 from busutils.io.masks import read_mask, sizes_agree
 from busutils.io.resize import resize_image, resize_map, resize_mask
 
 __all__ = [
     "DICOM_SUFFIXES",
-    "MAX_PIXELS",
     "PICTURE_SUFFIXES",
     "DatasetError",
     "DatasetWarning",
@@ -27,5 +26,4 @@ __all__ = [
     "resize_map",
     "resize_mask",
     "sizes_agree",
-    "upright",
 ]
