@@ -1,6 +1,6 @@
-"""From a file to an :class:`Image` or a mask, and from one size to another: the only way in the package.
+"""Read files as :class:`Image` or mask, and resize them; all of the package goes through these functions.
 
-Shapes have one meaning everywhere: an image is ``(H, W) uint8``, a mask ``(H, W) bool``, spacing ``(dy, dx)`` in mm.
+Shapes mean the same everywhere: an image is ``(H, W) uint8``, a mask ``(H, W) bool``, spacing ``(dy, dx)`` in mm.
 """
 
 from busutils.io.decode import PICTURE_SUFFIXES, open_picture, picture_size, read_image, read_images

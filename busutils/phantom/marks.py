@@ -1,4 +1,4 @@
-"""Burnt-in calipers and text of the phantoms, with the truth of where they are."""
+"""Burnt-in calipers and text of the phantoms, with a mask of their pixels."""
 
 from __future__ import annotations
 

@@ -195,22 +195,6 @@ def convolve(scatterers: np.ndarray, scanner: Scanner, spacing: tuple[float, flo
     return fft.ifft(spectrum, axis=0, overwrite_x=True)[:height]
 
 
-def transmission(excess: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
-    """Amplitude factor that is left after the losses along the way down.
-
-    Parameters
-    ----------
-    excess : (H, W) ndarray
-        Two-way attenuation beyond what the gain over depth compensates, dB a millimetre; negative values
-        (fluid) give enhancement.
-    spacing : (float, float)
-        Cell height and width, mm.
-    """
-    loss = np.cumsum(excess, axis=0, dtype=np.float32) * np.float32(spacing[0])
-    loss = ndimage.gaussian_filter1d(loss, _BEAM_WIDTH / FWHM / spacing[1], axis=1, mode="nearest")
-    return np.exp(loss * np.float32(-math.log(10) / 20))
-
-
 def scan(
     echo_db: np.ndarray,
     specular: np.ndarray,
@@ -228,7 +212,8 @@ def scan(
     specular : (H, W) float32 ndarray
         Coherent amplitude of interfaces, linear on the same scale.
     excess : (H, W) float32 ndarray
-        Excess attenuation as in `transmission`.
+        Two-way attenuation beyond what the time-gain compensation corrects, dB per millimetre; negative values (fluid)
+        give enhancement.
     scanner : Scanner
     spacing : (float, float)
     rng : numpy.random.Generator
@@ -239,13 +224,16 @@ def scan(
         Linear envelope of a single look (fully developed speckle), and the mean of all looks.
     """
     height, width = echo_db.shape
-    pass_factor = transmission(excess, spacing)
+    # Amplitude that is left after the losses along the beam, whose width mixes neighbouring paths.
+    loss = np.cumsum(excess, axis=0, dtype=np.float32) * np.float32(spacing[0])
+    loss = ndimage.gaussian_filter1d(loss, _BEAM_WIDTH / FWHM / spacing[1], axis=1, mode="nearest")
+    pass_factor = np.exp(loss * np.float32(-math.log(10) / 20))
     depth = (np.arange(height, dtype=np.float32) + 0.5) * spacing[0]
-    # Gain over depth undoes 0.5 dB/(cm MHz) on the way down and back, and lifts the noise with it.
+    # Time-gain compensation of 0.5 dB/(cm MHz), down and back, amplifies the noise too.
     noise = 10 ** ((scanner.noise + 2 * 0.05 * scanner.frequency * depth) / 20)
     # Interfaces are rough: part of their echo is coherent, part adds to the diffuse power.
     power = np.exp(echo_db * np.float32(math.log(10) / 10)) + (np.float32(_ROUGH) * specular) ** 2
-    # Noise joins the scatterers: it takes the receive filter with it and costs no second draw.
+    # Noise adds to the power of the scatterers: the receive filter then applies to it, and no second draw is needed.
     amplitude = np.sqrt(power * pass_factor**2 + (noise**2)[:, None].astype(np.float32))
     coherent = np.float32(_SMOOTH) * specular * pass_factor
     envelopes = []
@@ -259,8 +247,6 @@ def scan(
 
 def to_lines(width: int, lines: int) -> sparse.csr_array:
     """Sparse matrix ``(width, width)`` that samples a row at scan lines and interpolates it back linearly."""
-    if lines >= width:
-        return sparse.csr_array(sparse.eye_array(width, dtype=np.float32))
 
     def interpolation(targets, sources):
         place = np.clip((targets - sources[0]) / (sources[1] - sources[0]), 0, len(sources) - 1)

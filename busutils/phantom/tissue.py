@@ -23,7 +23,7 @@ _SHARES = {
 }
 
 KINDS = (*_SHARES["benign"], *_SHARES["malignant"], "normal")
-"""What an image may show. The first four are benign, the next two malignant."""
+"""Kinds of images. The first four are benign, the next two malignant."""
 
 
 def draw_kind(label: str, rng: np.random.Generator) -> str:
@@ -141,9 +141,9 @@ class Lesion:
     halo : float
         Level of the echogenic rim above its surroundings, dB; 0 for none.
     attenuation : float
-        Excess two-way attenuation inside, dB a millimetre.
+        Excess two-way attenuation inside, dB per millimetre.
     edge_shadow : float
-        Excess attenuation at the lateral borders (refraction), dB a millimetre.
+        Excess attenuation at the lateral borders (refraction), dB per millimetre.
     septa : float
         Coherent amplitude of septa inside; 0 for none.
     spicules : int
@@ -196,15 +196,11 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         With its centre at the origin.
     """
     radius = math.sqrt(area / math.pi)
-    if kind in _SHARES["benign"]:
-        ratio = float(np.exp(rng.uniform(math.log(1.15), math.log(2.2))))
-        angle = math.radians(rng.normal(0, 14))
-    elif kind == "microlobulated":
-        ratio = float(np.exp(rng.uniform(0, math.log(1.6))))
-        angle = math.radians(rng.normal(0, 35))
-    else:
-        ratio = float(np.exp(rng.uniform(math.log(0.6), math.log(1.7))))
-        angle = math.radians(rng.normal(0, 20))
+    # Smallest and largest ratio of the axes, and how far the long axis tilts.
+    form = {"microlobulated": (1.0, 1.6, 35), "spiculated": (0.6, 1.7, 20)}
+    low, high, tilt = form.get(kind, (1.15, 2.2, 14))
+    ratio = float(np.exp(rng.uniform(math.log(low), math.log(high))))
+    angle = math.radians(rng.normal(0, tilt))
     radii = (radius * math.sqrt(ratio), radius / math.sqrt(ratio))
     lesion = Lesion(kind, (0.0, 0.0), radii, angle, np.zeros((1, 2)), -20.0)
     shape, margin, pattern = "oval", "circumscribed", "hypoechoic"
@@ -251,7 +247,7 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         shape, margin = "irregular", kind
         pattern = "hypoechoic" if lesion.texture < 3.6 else "heterogeneous"
     elif kind == "microlobulated":
-        # Triple-negative cancers often look like this: round, lobulated, very dark, no shadow.
+        # Typical of triple-negative cancers: round, lobulated, very hypoechoic, no shadow.
         lesion.contour = _contour(rng, 10, 0.075, 0.8)
         lesion.echo = float(np.clip(rng.normal(-18, 4), -32, -10))
         lesion.texture = rng.uniform(1.2, 4)
@@ -305,7 +301,7 @@ def _polar(lesion: Lesion, z: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np
 
 @dataclass
 class Scene:
-    """Everything that can be known of an image before it is scanned.
+    """Anatomy of an image before it is scanned.
 
     Attributes
     ----------
@@ -318,7 +314,7 @@ class Scene:
     layers : dict of float
         Mean depths of skin, fat, gland and muscle borders, mm.
     distractors : dict of float
-        Vessel, ribs, shadows; what is in the picture and is no lesion.
+        Strength of vessel, ribs, lobules, shadowing ligaments and poor contact: structures that are not lesions.
     """
 
     kind: str
@@ -388,7 +384,7 @@ def draw_scene(kind: str, rng: np.random.Generator) -> Scene:
 def _place(
     lesion: Lesion, others: list[Lesion], depth: float, width: float, skin: float, rng: np.random.Generator
 ) -> None:
-    """Put a lesion where sonographers put it: upper middle, clear of skin and other lesions."""
+    """Place a lesion where sonographers centre it: upper middle, clear of skin and other lesions."""
     half = max(lesion.radii)
     tall = math.hypot(lesion.radii[0] * math.sin(lesion.angle), lesion.radii[1] * math.cos(lesion.angle))
     for _ in range(20):
@@ -496,7 +492,7 @@ def _draw_tissue(maps: Maps, scene: Scene, rng: np.random.Generator) -> None:
     in_muscle = _step(column - border(layers["retro"], 0.6, 12.0), 0.25)
     beyond = _step(column - border(layers["muscle"], 0.6, 14.0), 0.4)
 
-    # Where sheets are strong and where they fade; a low mean leaves most of them as broken strokes.
+    # Varies the strength of the sheets; a low mean leaves most of them as broken strokes.
     fade = np.exp(np.float32(0.75) * random_field(z, x, 1.2, 4.0, rng))
 
     lobules = random_field(z, x, rng.uniform(1.2, 2.4), rng.uniform(6, 11), rng)
@@ -660,7 +656,7 @@ def _draw_lesion(maps: Maps, lesion: Lesion, skin: float, rng: np.random.Generat
         col = round((lesion.centre[1] + r * lesion.radii[0] * math.cos(a)) / spacing[1] - 0.5)
         if 0 <= row < len(z) and 0 <= col < len(x):
             specular[row, col] += rng.uniform(1.5, 5)
-    # Loss per length follows 1/size for large lesions, so that even these leave some light behind them.
+    # Attenuation per length follows 1/size for large lesions, so that some signal remains below them.
     strength = lesion.attenuation * min(1.0, 5.0 / mean_radius)
     excess += np.float32(strength) * inside
     if lesion.edge_shadow:

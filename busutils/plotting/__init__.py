@@ -1,4 +1,4 @@
-"""One function a picture; each returns the Figure. Safe for colour-blind readers, perceptual scales only."""
+"""Figures: one function per kind, each returns the Figure. Colour-blind safe, perceptual colour maps only."""
 
 from busutils.plotting.images import (
     activation_levels,

@@ -1,4 +1,4 @@
-"""Pictures of images: contours on B-mode, grids, maps."""
+"""Figures of images: contours on B-mode images, grids of masks, heat maps, feature maps, network diagrams."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ def _contour(axes: Axes, mask: np.ndarray | None, colour: str, style: str = "-")
         axes.contour(columns, rows, values, levels=[0.5], colors=colour, linewidths=1.4, linestyles=style)
 
 
-def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
+def _show(
+    axes: Axes, image: np.ndarray, title: str = "", mask: np.ndarray | None = None, pred: np.ndarray | None = None
+) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    _contour(axes, mask, TRUTH)
+    _contour(axes, pred, PREDICTION, "--")
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
 
@@ -68,9 +72,7 @@ def overlay(
     matplotlib.figure.Figure
     """
     figure, axes = plt.subplots(figsize=(4, 4.3), layout="constrained")
-    _show(axes, image, title)
-    _contour(axes, mask, TRUTH)
-    _contour(axes, pred, PREDICTION, "--")
+    _show(axes, image, title, mask, pred)
     _legend(figure, mask is not None, pred is not None)
     return figure
 
@@ -85,7 +87,7 @@ def image_grid(
     title: str = "",
     fill: bool = False,
 ) -> Figure:
-    """Draw several images, each with its contours.
+    """Draw a grid of images with their contours.
 
     Parameters
     ----------
@@ -94,13 +96,13 @@ def image_grid(
     masks, preds : sequence of (H, W) bool ndarray, optional
         References (yellow) and predictions (cyan, dashed).
     titles : sequence of str, optional
-        One an image.
+        One per image.
     columns : int, default 4
-        Images a row.
+        Images per row.
     title : str
-        Of the figure.
+        Title of the figure.
     fill : bool, default False
-        Predictions as translucent areas, where contours would not tell inside from outside.
+        Draw predictions as translucent areas instead of contours, which would not show what is inside.
 
     Returns
     -------
@@ -124,7 +126,7 @@ def image_grid(
 def masks_grid(
     image: np.ndarray, panels: dict[str, np.ndarray], *, mask: np.ndarray | None = None, columns: int = 4
 ) -> Figure:
-    """Draw an image and what a method made of it, step by step.
+    """Draw an image and the intermediate results of a method.
 
     Parameters
     ----------
@@ -135,15 +137,14 @@ def masks_grid(
     mask : (H, W) bool ndarray, optional
         Reference, drawn on every panel.
     columns : int, default 4
-        Panels a row.
+        Panels per row.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     figure, grid = _panels(len(panels) + 1, columns, height=2.6)
-    _show(grid[0], image, "image")
-    _contour(grid[0], mask, TRUTH)
+    _show(grid[0], image, "image", mask)
     for axes, (name, values) in zip(grid[1:], panels.items(), strict=False):
         if values.dtype == np.uint8:
             axes.imshow(values, cmap="gray", vmin=0, vmax=255)
@@ -175,23 +176,18 @@ def heat_overlay(
     mask, pred : (H, W) bool ndarray, optional
         Contours.
     label : str
-        Of the colour bar: what the values are.
+        Label of the colour bar.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    figure, grid = plt.subplots(
-        1, len(maps) + 1, figsize=(2.6 * (len(maps) + 1) + 0.6, 3.0), layout="constrained", squeeze=False
-    )
-    _show(grid[0, 0], image, "image")
-    _contour(grid[0, 0], mask, TRUTH)
-    _contour(grid[0, 0], pred, PREDICTION, "--")
+    size = (2.6 * (len(maps) + 1) + 0.6, 3.0)
+    figure, grid = plt.subplots(1, len(maps) + 1, figsize=size, layout="constrained", squeeze=False)
+    _show(grid[0, 0], image, "image", mask, pred)
     for axes, (name, values) in zip(grid[0, 1:], maps.items(), strict=True):
-        _show(axes, image, name)
-        picture = axes.imshow(values / (np.max(values) or 1), cmap="magma", vmin=0, vmax=1, alpha=0.6)
-        _contour(axes, mask, TRUTH)
-        _contour(axes, pred, PREDICTION, "--")
+        picture = axes.imshow(values / (np.max(values) or 1), cmap="magma", vmin=0, vmax=1, alpha=0.6, zorder=0.5)
+        _show(axes, image, name, mask, pred)
     figure.colorbar(picture, ax=grid[0].tolist(), fraction=0.025, pad=0.01).set_label(label, fontsize=8)
     _legend(figure, mask is not None, pred is not None)
     return figure
@@ -200,7 +196,7 @@ def heat_overlay(
 def activation_levels(
     maps: Mapping[str, np.ndarray], *, scores: Mapping[str, Sequence[float]], title: str = ""
 ) -> Figure:
-    """Draw feature maps of a whole network: one row a level, all maps in one scale.
+    """Draw feature maps of a whole network: one row per level, one colour scale for all.
 
     Parameters
     ----------
@@ -209,18 +205,17 @@ def activation_levels(
     scores : mapping of str to (C,) sequence of float
         Written above each map.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     columns = max(len(chosen) for chosen in maps.values())
-    figure, grid = plt.subplots(
-        len(maps), 1, figsize=(0.9 * columns + 1.5, 0.98 * len(maps) + 0.5), layout="constrained", squeeze=False
-    )
+    size = (0.9 * columns + 1.5, 0.98 * len(maps) + 0.5)
+    figure, grid = plt.subplots(len(maps), 1, figsize=size, layout="constrained", squeeze=False)
     top = float(np.percentile(np.concatenate([np.ravel(chosen) for chosen in maps.values()]), 99.5)) or 1.0
-    # One axes a level: as many as there are maps would take most of the time.
+    # One axes per level: one per map would be slow.
     for (level, chosen), axes in zip(maps.items(), grid.flat, strict=True):
         for place, values in enumerate(chosen):
             left = 1.08 * place
@@ -275,14 +270,14 @@ def network_levels(levels: pd.DataFrame) -> Figure:
 
 
 def receptive_fields(image: np.ndarray, levels: pd.DataFrame) -> Figure:
-    """Draw on an image the square that one value of each level can see, about the image's centre.
+    """Draw the receptive field of each level as a square in the centre of an image.
 
     Parameters
     ----------
     image : (S, S) uint8 ndarray
-        At the size that the network reads.
+        At the input size of the network.
     levels : pandas.DataFrame
-        From :func:`busutils.models.unet.describe`; the way down and the bottleneck are drawn.
+        From :func:`busutils.models.unet.describe`; encoder levels and bottleneck are drawn.
 
     Returns
     -------
@@ -291,10 +286,9 @@ def receptive_fields(image: np.ndarray, levels: pd.DataFrame) -> Figure:
     down = levels[~levels["level"].str.startswith("dec")]
     figure, grid = plt.subplots(1, len(down), figsize=(2.2 * len(down), 2.6), layout="constrained", squeeze=False)
     for axes, row in zip(grid[0], down.itertuples(), strict=True):
-        _show(axes, image, f"{row.level}: {row.receptive_field}×{row.receptive_field}")
-        corner = (np.array(image.shape) - row.receptive_field) / 2 - 0.5
-        axes.add_patch(
-            Rectangle(corner[::-1], row.receptive_field, row.receptive_field, fill=False, ec="#e69f00", lw=2)
-        )
+        side = row.receptive_field
+        _show(axes, image, f"{row.level}: {side}×{side}")
+        corner = (np.array(image.shape) - side) / 2 - 0.5
+        axes.add_patch(Rectangle(corner[::-1], side, side, fill=False, ec="#e69f00", lw=2))
         axes.set(xlim=(-4.5, image.shape[1] + 3.5), ylim=(image.shape[0] + 3.5, -4.5))
     return figure

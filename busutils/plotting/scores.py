@@ -23,7 +23,7 @@ def score_strips(table: pd.DataFrame, *, title: str = "") -> Figure:
         One row an image and method, from :func:`busutils.evaluation.compare_methods`. Images without a lesion, whose
         Dice is undefined, are left out.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def score_matrix(means: pd.DataFrame, intervals: pd.DataFrame | None = None, *, 
     intervals : pandas.DataFrame of str, optional
         Written below each score.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def reliability_diagram(tables: Mapping[str, pd.DataFrame], *, title: str = "") 
     tables : mapping of str to pandas.DataFrame
         Name → table from :func:`busutils.evaluation.reliability`.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def dataset_overview(table: pd.DataFrame, areas: Sequence[float], *, title: str 
     areas : (N,) sequence of float
         Lesion area of every image as a share of it.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
@@ -173,7 +173,7 @@ def histogram_1d(
 
 
 def forest_plot(columns: Mapping[str, Mapping[str, Interval]], *, reference: float) -> Figure:
-    """Draw means with intervals instead of a long table: one panel a column, one row a name.
+    """Draw means with intervals instead of a long table: one panel per column, one row per name.
 
     Parameters
     ----------
