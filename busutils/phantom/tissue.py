@@ -257,6 +257,9 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         shape, margin = "irregular" if ratio > 1.3 else "round", kind
     else:
         raise BusutilsError(f"unknown kind of lesion {kind!r}: choose one of {', '.join(KINDS)}")
+    posterior = "enhancement" if lesion.attenuation < -0.2 else "none"
+    if lesion.attenuation > 0.3:
+        posterior = "shadowing"
     tall = radii[0] * abs(math.sin(angle)) + radii[1] * abs(math.cos(angle))
     wide = radii[0] * abs(math.cos(angle)) + radii[1] * abs(math.sin(angle))
     lesion.descriptors = {
@@ -264,11 +267,7 @@ def draw_lesion(kind: str, area: float, rng: np.random.Generator) -> Lesion:
         "margin": margin,
         "orientation": "not parallel" if tall > wide else "parallel",
         "echo_pattern": pattern,
-        "posterior": "enhancement"
-        if lesion.attenuation < -0.2
-        else "shadowing"
-        if lesion.attenuation > 0.3
-        else "none",
+        "posterior": posterior,
         "calcifications": "in a mass" if lesion.calcifications else "none",
     }
     return lesion
