@@ -89,6 +89,7 @@ AMBIGUOUS = {
     "a map up to 90": np.tile(np.arange(90, dtype=np.uint8), (64, 1)),
     "a 16-bit map up to 3000": np.tile(np.arange(80, dtype=np.uint16) * 37, (64, 1)),
     "180 and 255": grey(255, background=180),
+    "40000 and 50000 of 16 bits": grey(50000, np.uint16, background=40000),
     "1 and 255, both solid": classes(1, 255),
     "black, white and red": np.maximum(coloured((255, 0, 0)), coloured((255, 255, 255), lesion=SECOND)),
     "transparent and black and white": np.dstack(

@@ -26,14 +26,13 @@ def test_every_public_function_returns_a_figure(phantoms, monkeypatch):
     monkeypatch.setitem(matplotlib.rcParams, "figure.max_open_warning", 0)
     images, masks = phantoms.load_arrays(64)
     table = evaluation.compare_methods({"K-Means, textbook": models.KMeansSegmenter(size=64)}, phantoms, 64)
-    history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_dice": [0.1, 0.4]})
     levels = pd.DataFrame(
         [("enc1", 8, 8, 4, 5), ("bottleneck", 4, 4, 8, 14), ("dec1", 8, 8, 4, 20)],
         columns=["level", "height", "width", "channels", "receptive_field"],
     )
     reliability = evaluation.reliability([masks[0]], [masks[0] * 0.8])
     figures = {
-        "overlay": plotting.overlay(images[0], masks[0], masks[1], mm_per_px=0.2),
+        "overlay": plotting.overlay(images[0], masks[0], masks[1]),
         "image_grid": plotting.image_grid(images[:3], masks[:3], masks[1:4], titles=list("abc")),
         "masks_grid": plotting.masks_grid(
             images[0], {"a": images[1], "b": masks[0], "c": masks[0] * 2.0}, mask=masks[0]
@@ -41,7 +40,6 @@ def test_every_public_function_returns_a_figure(phantoms, monkeypatch):
         "heat_overlay": plotting.heat_overlay(
             images[0], {"a": np.ones((64, 64)), "b": np.zeros((64, 64))}, mask=masks[0]
         ),
-        "activation_grid": plotting.activation_grid(np.random.default_rng(0).random((5, 4, 4)), scores=range(5)),
         "activation_levels": plotting.activation_levels(
             {"enc1": np.ones((3, 8, 8)), "bottleneck": np.zeros((2, 4, 4))},
             scores={"enc1": [0.1, 0.2, 0.3], "bottleneck": [0, 1]},
@@ -49,8 +47,7 @@ def test_every_public_function_returns_a_figure(phantoms, monkeypatch):
         "network_levels": plotting.network_levels(levels),
         "receptive_fields": plotting.receptive_fields(images[0], levels),
         "score_strips": plotting.score_strips(table),
-        "forest_plot": plotting.forest_plot({"change": {"a": evaluation.Interval(0.1, -0.1, 0.3)}}),
-        "learning_curves": plotting.learning_curves({"a": history}),
+        "forest_plot": plotting.forest_plot({"change": {"a": evaluation.Interval(0.1, -0.1, 0.3)}}, reference=0),
         "score_matrix": plotting.score_matrix(pd.DataFrame({"x": [0.5, np.nan]}, index=["a", "b"])),
         "reliability_diagram": plotting.reliability_diagram({"a": reliability}),
         "dataset_overview": plotting.dataset_overview(phantoms.table(), masks.mean(axis=(1, 2))),
@@ -87,7 +84,8 @@ def test_strips_leave_out_images_without_a_lesion(phantoms):
 
 
 def test_feature_maps_of_all_levels_share_one_scale():
-    figure = plotting.activation_levels({"enc1": np.ones((2, 8, 8)), "dec1": np.full((1, 4, 4), 5.0)})
+    maps = {"enc1": np.ones((2, 8, 8)), "dec1": np.full((1, 4, 4), 5.0)}
+    figure = plotting.activation_levels(maps, scores={"enc1": [0.1, 0.2], "dec1": [0.3]})
     limits = {image.get_clim() for axes in figure.axes for image in axes.get_images()}
     assert limits == {(0, 5)}
 

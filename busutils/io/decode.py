@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from PIL import ExifTags, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, ImageOps, ImageSequence
 
 from busutils.io.dicom import DICOM_SUFFIXES, is_dicom, read_dicom
 from busutils.io.image import DatasetError, Image, PixelSource, check_clip_size, check_size
 
 PICTURE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 
-# Pillow also opens formats that start other programs (EPS) or fetch several pictures of other kinds; these are enough.
-_FORMATS = {"PNG", "JPEG", "MPO", "JPEG2000", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM"}
+# Pillow also opens formats that start other programs (EPS) or hold several unrelated images; these are enough.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # The other pictures of an MPO are previews of the first.
 _CLIP_FORMATS = {"PNG", "TIFF", "GIF", "WEBP"}
 # EXIF orientations that exchange height and width.
@@ -41,18 +42,14 @@ def open_picture(path: Path, max_pixels: int | None = None) -> PIL.Image.Image:
         If the file is missing, no picture of a format that is read, or too large.
     """
     try:
-        picture = PIL.Image.open(path)
+        picture = PIL.Image.open(path, formats=_FORMATS)
     except FileNotFoundError:
         raise DatasetError(f"{path} is gone: the folder changed since it was read; check the path.") from None
-    except UnidentifiedImageError:
-        raise DatasetError(f"{path} is not a picture that can be read; fetch the file again.") from None
     except PIL.Image.DecompressionBombError:
         raise DatasetError(f"{path} has many times more pixels than the limit; it is not read.") from None
-    except (OSError, SyntaxError, ValueError) as err:
-        raise DatasetError(f"{path} cannot be opened ({err}); fetch the file again.") from None
+    except (OSError, SyntaxError, ValueError):
+        raise DatasetError(f"{path} is not a picture that can be read; fetch it again or convert it to PNG.") from None
     try:
-        if picture.format not in _FORMATS:
-            raise DatasetError(f"{path} is a picture of a kind that is not read ({picture.format}); convert it to PNG.")
         check_size(path, picture.height, picture.width, max_pixels)
     except DatasetError:
         picture.close()
@@ -131,23 +128,19 @@ def read_images(path: Path | str, *, max_pixels: int | None = None) -> Iterator[
         its last whole frame.
     """
     path = Path(path)
-    try:
-        usable = path.is_file()
-    except (OSError, ValueError):
-        usable = False
-    if not usable:
+    if not os.path.isfile(path):
         raise DatasetError(f"{path} is gone or no file: check the path.")
     try:
         if is_dicom(path):
             yield from read_dicom(path, max_pixels)
         elif path.suffix.lower() in DICOM_SUFFIXES:
-            raise DatasetError(f"{path} is no DICOM file (the mark DICM is missing); export it again.")
+            raise DatasetError(f"{path} is no DICOM file (its prefix DICM is missing); export it again.")
         else:
             yield from _read_picture(path, max_pixels)
     except DatasetError:
         raise
     except Exception:
-        # Decoders raise whatever a broken header leads them to. Their words are left out: they may quote the header.
+        # Decoders raise errors of any type on a broken file. Their messages are left out: they may quote the header.
         raise DatasetError(f"{path} is broken or cut short; fetch the file again.") from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,35 +24,19 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 # Pixels of ultrasound images are some hundredths to tenths of a millimetre; values far off are errors in the header.
 _SPACING_MM = (0.001, 10.0)
 
-_DICOM_FIELDS = [
-    "BitsAllocated",
-    "BitsStored",
-    "BluePaletteColorLookupTableData",
-    "BluePaletteColorLookupTableDescriptor",
-    "Columns",
-    "GreenPaletteColorLookupTableData",
-    "GreenPaletteColorLookupTableDescriptor",
-    "ModalityLUTSequence",
-    "NumberOfFrames",
-    "PhotometricInterpretation",
-    "PixelRepresentation",
-    "PixelSpacing",
-    "RedPaletteColorLookupTableData",
-    "RedPaletteColorLookupTableDescriptor",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "Rows",
-    "SamplesPerPixel",
-    "SequenceOfUltrasoundRegions",
-    "VOILUTFunction",
-    "WindowCenter",
-    "WindowWidth",
+# fmt: off
+_FIELDS = [
+    "BitsAllocated", "BitsStored", "Columns", "NumberOfFrames", "PhotometricInterpretation", "PixelRepresentation", "Rows",
+    "SamplesPerPixel", "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTFunction", "WindowCenter",
+    "WindowWidth", "PixelSpacing", "SequenceOfUltrasoundRegions",
+    *(f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Data", "Descriptor")),
 ]
+# fmt: on
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file bears the mark of DICOM, whatever its name.
+    """Whether a file starts with the DICOM preamble and prefix, whatever its name.
 
     Parameters
     ----------
@@ -60,14 +45,14 @@ def is_dicom(path: Path) -> bool:
     Returns
     -------
     bool
-        False too for what cannot be read.
+        False also for a file that cannot be read.
     """
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return False
     try:
-        if not path.is_file():
-            return False
         with open(path, "rb") as handle:
             return handle.read(132)[128:] == b"DICM"
-    except (OSError, ValueError):
+    except OSError:
         return False
 
 
@@ -77,7 +62,7 @@ def _pydicom(path: Path) -> Any:
         import pydicom.pixels
     except ImportError:
         raise DatasetError(f"{path} is a DICOM file, which needs pydicom: pip install 'busutils[dicom]'") from None
-    # Its notes on odd headers quote them, and with them, in a broken file, whatever stands beside.
+    # Its warnings quote odd header values, which in a broken file may include patient data.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom|busutils\.io\.dicom")
     return pydicom
@@ -107,9 +92,8 @@ def read_dicom(path: Path, max_pixels: int | None = None) -> Iterator[Image]:
         if syntax == _DEFLATED:
             # It would be inflated as a whole before its sizes could be read.
             raise DatasetError(f"{path} is a deflated DICOM file, which is not read; store it uncompressed.")
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_DICOM_FIELDS)
-        rows, columns = int(header.Rows), int(header.Columns)
-        frames = int(header.get("NumberOfFrames") or 1)
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_FIELDS)
+        rows, columns, frames = int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
         kind = str(header.PhotometricInterpretation)
         known = kind in ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR") or kind.startswith("YBR")
     except DatasetError:
@@ -124,10 +108,8 @@ def read_dicom(path: Path, max_pixels: int | None = None) -> Iterator[Image]:
     try:
         number = 0
         for number, frame in enumerate(pydicom.pixels.iter_pixels(path), start=1):
-            grey = _colour_to_grey(frame, header, pydicom) if frame.ndim == 3 or kind == "PALETTE COLOR" else None
-            if grey is None:
-                grey = _displayed(frame, header, pydicom)
-            yield Image(grey, spacing, number if frames > 1 else None)
+            to_grey = _colour_to_grey if frame.ndim == 3 or kind == "PALETTE COLOR" else _displayed
+            yield Image(to_grey(frame, header, pydicom), spacing, number if frames > 1 else None)
     except Exception:
         raise DatasetError(
             f"{path} has DICOM pixels that are broken, cut short, or compressed in a way that is not read here; "
@@ -151,15 +133,15 @@ def _colour_to_grey(frame: np.ndarray, header: Any, pydicom: Any) -> np.ndarray:
 
 def _displayed(frame: np.ndarray, header: Any, pydicom: Any) -> np.ndarray:
     """Grey (H, W) uint8 as a viewer shows a monochrome frame: rescaled and windowed where the header says so."""
-    window = _window(header)
-    if window is None:
+    centres, widths = _numbers(header.get("WindowCenter")), _numbers(header.get("WindowWidth"))
+    if not centres or not widths or not math.isfinite(centres[0]) or not 0 < widths[0] < math.inf:
         # Rescaling is linear: without a window it changes nothing in what is black and what is white.
         depth, signed = int(header.BitsStored), int(header.PixelRepresentation)
         low = -(2 ** (depth - 1)) if signed else 0
         shown = (frame.astype(np.float32) - low) / (2**depth - 1)
     else:
         values = pydicom.pixels.apply_modality_lut(frame, header).astype(np.float32)
-        centre, width = window
+        centre, width = centres[0], widths[0]
         function = header.get("VOILUTFunction") or "LINEAR"
         if function == "SIGMOID":
             with np.errstate(over="ignore"):
@@ -175,20 +157,11 @@ def _displayed(frame: np.ndarray, header: Any, pydicom: Any) -> np.ndarray:
 
 
 def _numbers(value: Any) -> list[float]:
-    if value is None or value == "":
-        return []
-    several = not isinstance(value, str | bytes) and hasattr(value, "__iter__")
+    """Values of a field that may hold none, one or several; empty where they are no numbers."""
     try:
-        return [float(number) for number in (value if several else [value])]
+        return np.atleast_1d(np.asarray([] if value is None else value, dtype=float)).tolist()
     except (TypeError, ValueError):
         return []
-
-
-def _window(header: Any) -> tuple[float, float] | None:
-    centres, widths = _numbers(header.get("WindowCenter")), _numbers(header.get("WindowWidth"))
-    if not centres or not widths or not math.isfinite(centres[0]) or not 0 < widths[0] < math.inf:
-        return None
-    return centres[0], widths[0]
 
 
 def _spacing(header: Any) -> tuple[float, float] | None:
@@ -205,7 +178,6 @@ def _spacing(header: Any) -> tuple[float, float] | None:
             ]
     except Exception:  # a damaged sequence costs the millimetres, not the image
         return None
-    low, high = _SPACING_MM
-    if len(set(found)) != 1 or not all(low <= side <= high for side in found[0]):
+    if len(set(found)) != 1 or not all(_SPACING_MM[0] <= side <= _SPACING_MM[1] for side in found[0]):
         return None
     return found[0][0], found[0][1]

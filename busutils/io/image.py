@@ -10,7 +10,7 @@ import numpy as np
 
 from busutils.errors import BusutilsError
 
-#: Largest image that is decoded, in pixels; the header is read first, so that a hostile file costs nothing.
+#: Largest image that is decoded, in pixels. The header is checked before anything is decoded, so that a malicious file costs nothing.
 MAX_PIXELS = 50_000_000
 #: Largest sum over the frames of one file, in multiples of the limit of a frame. Frames are decoded one at a time, so
 #: this bounds time, not memory.

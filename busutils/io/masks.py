@@ -57,7 +57,7 @@ def read_mask(source: Path | str | PixelSource) -> np.ndarray:
     with open_picture(path) as picture:
         try:
             pixels = _decode(picture)
-        except Exception:  # decoders raise whatever a broken file leads them to
+        except Exception:  # decoders raise errors of any type on a broken file
             raise DatasetError(f"{path} is broken or cut short; fetch the file again.") from None
     return mask_levels(pixels, path)
 
@@ -137,20 +137,15 @@ def _without_colour(colours: np.ndarray, name: object) -> np.ndarray:
 
 
 def _from_grey(values: np.ndarray, name: object) -> np.ndarray:
-    if values.dtype == np.uint8:
-        counts = np.bincount(values.ravel(), minlength=256)
-        levels = np.flatnonzero(counts)
-        counts = counts[levels]
-    else:
-        if not np.isfinite(values).all() or values.min(initial=0) < 0:
-            raise _refuse(name, "holds negative values or values that are no numbers")
-        levels, counts = np.unique(values, return_counts=True)
+    if not np.isfinite(values).all() or values.min(initial=0) < 0:
+        raise _refuse(name, "holds negative values or values that are no numbers")
+    levels, counts = np.unique(values, return_counts=True)
     top = levels[-1]
     whole = values.dtype.kind != "f" or top > 1
     full = 1 if not whole else 255 if top <= 255 else 65535
     if len(levels) <= _FEW_LEVELS:
         if len(levels) > 1 and levels[0] > 0:  # no black: the darkest level is background
-            if levels[1] < 2 * levels[0] and not levels[0] < full / 2 <= levels[1]:
+            if levels[1] / 2 < levels[0] and not levels[0] < full / 2 <= levels[1]:
                 raise _refuse(name, f"has no black but the levels {', '.join(f'{level:g}' for level in levels)}")
             return _from_grey(values - levels[0], name)
         lesion = _few_levels(values, levels, whole, name)

@@ -1,4 +1,4 @@
-"""Simulated B-mode images of the breast whose truth is known.
+"""Simulated B-mode images of the breast with exact lesion masks.
 
 >>> from busutils import phantom
 >>> phantom.simulate(0, size=64).label

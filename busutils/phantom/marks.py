@@ -1,4 +1,4 @@
-"""Burnt-in calipers and text of the phantoms, with the truth of where they are."""
+"""Burnt-in calipers and text of the phantoms, with a mask of their pixels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw_marks(
             _caliper(pen, start, end, f"{number}", font, max(round(len(image) / 64), 2))
     if with_text:
         words = f"{rng.choice(_SIDES)} {rng.choice(_PLACES)}"
-        at = (float(rng.uniform(0.03, 0.7)) * image.shape[1], float(rng.uniform(0.72, 0.93)) * image.shape[0])
+        at = (rng.uniform(0.03, 0.7) * image.shape[1], rng.uniform(0.72, 0.93) * image.shape[0])
         pen.text((round(at[0]), round(at[1])), words, fill=235, font=font)
     burnt = np.asarray(canvas)
     marks = burnt > 127

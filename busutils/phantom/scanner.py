@@ -1,7 +1,7 @@
-"""The scanner half of the phantoms: from scatterers and losses to a B-mode picture.
+"""Scanner model of the phantoms: from scatterers and attenuation to a B-mode image.
 
-Everything works at baseband: complex scatterers are convolved with the complex envelope of the pulse, and the
-magnitude is the echo envelope. A radio-frequency model shows the same picture and costs ten times as much.
+The simulation runs at baseband: complex scatterers are convolved with the complex envelope of the pulse, and the
+magnitude is the echo envelope. A radio-frequency model gives the same image at ten times the cost.
 
 References
 ----------
@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import fft, ndimage, sparse
 
-from busutils.errors import BusutilsError
-
 SPEED_OF_SOUND = 1.54
 """Speed of sound in soft tissue, mm per microsecond."""
 
 FWHM = 2 * math.sqrt(2 * math.log(2))
 """Full width at half maximum of a Gaussian of unit standard deviation."""
+
+# Lateral width over which the beam mixes neighbouring paths, mm.
+_BEAM_WIDTH = 2.0
 
 # Shares of an interface's amplitude that scatter diffusely and coherently.
 _ROUGH, _SMOOTH = 1.6, 0.3
@@ -35,12 +36,12 @@ _TOE = np.float32(0.06)
 
 @dataclass(frozen=True)
 class Scanner:
-    """A linear-array scanner and its picture settings.
+    """A linear-array scanner and its image settings.
 
     Parameters
     ----------
     name : str
-        What the preset is called.
+        Name of the preset.
     frequency : float
         Centre frequency of the received pulse, MHz.
     bandwidth : float
@@ -52,27 +53,25 @@ class Scanner:
     focus : float
         Transmit focus, mm.
     lines_per_mm : float
-        Scan lines a millimetre; the picture between them is interpolated.
+        Scan lines per millimetre; the image between them is interpolated.
     looks : int
-        Compounded independent looks; more of them means less speckle.
+        Independent looks that are compounded; more looks reduce speckle.
     noise : float
-        Electronic noise at the skin, dB relative to glandular tissue. Gain over depth lifts it.
+        Electronic noise at the skin, dB relative to glandular tissue; time-gain compensation amplifies it.
     tgc_slope : float
-        Residual of the time-gain compensation, dB a millimetre (negative: the depth is too dark).
+        Residual of the time-gain compensation, dB per millimetre (negative: deep tissue is too dark).
     dynamic_range : float
-        Decibels between black and white.
+        Range from black to white, dB.
     brightness : float
-        Grey level in [0, 1] to which the operator's gain brings the brighter tissue (90th percentile).
+        Grey level in [0, 1] of the 90th percentile of the image.
     gamma : float
-        Exponent of the grey map; below 1 lifts the dark tones.
+        Exponent of the grey map; below 1 brightens dark tones.
     smooth : float
         Speckle reduction: standard deviation of a filter on the log image, mm (lateral; 0.7 of it axially).
     sharpen : float
         Strength of edge enhancement (unsharp mask).
     convex : float
-        Share of pictures in virtual-convex format, whose upper corners are black.
-    spread : float
-        How much the settings vary from image to image, 0 to 1.
+        Share of images in virtual-convex format, whose upper corners are black.
     """
 
     name: str
@@ -91,113 +90,44 @@ class Scanner:
     smooth: float = 0.12
     sharpen: float = 0.3
     convex: float = 0.06
-    spread: float = 1.0
-
-    @property
-    def wavelength(self) -> float:
-        """Wavelength at the centre frequency, mm."""
-        return SPEED_OF_SOUND / self.frequency
 
 
+# fmt: off
 PRESETS = {
     "clinic": Scanner("clinic"),
     "portable": Scanner(
-        "portable",
-        frequency=7.0,
-        bandwidth=0.45,
-        aperture=11.0,
-        f_number=2.6,
-        focus=14.0,
-        lines_per_mm=2.8,
-        looks=1,
-        noise=-62.0,
-        tgc_slope=-0.45,
-        dynamic_range=48.0,
-        brightness=0.72,
-        smooth=0.0,
-        sharpen=0.0,
-        convex=0.0,
+        "portable", frequency=7.0, bandwidth=0.45, aperture=11.0, f_number=2.6, focus=14.0, lines_per_mm=2.8, looks=1,
+        noise=-62.0, tgc_slope=-0.45, dynamic_range=48.0, brightness=0.72, smooth=0.0, sharpen=0.0, convex=0.0,
     ),
     "highend": Scanner(
-        "highend",
-        frequency=13.0,
-        bandwidth=0.7,
-        aperture=26.0,
-        f_number=1.4,
-        focus=22.0,
-        lines_per_mm=7.0,
-        looks=4,
-        noise=-92.0,
-        tgc_slope=-0.3,
-        dynamic_range=70.0,
-        brightness=0.6,
-        gamma=1.15,
-        smooth=0.1,
-        sharpen=0.7,
-        convex=0.1,
+        "highend", frequency=13.0, bandwidth=0.7, aperture=26.0, f_number=1.4, focus=22.0, lines_per_mm=7.0, looks=4,
+        noise=-92.0, tgc_slope=-0.3, dynamic_range=70.0, brightness=0.6, gamma=1.15, smooth=0.1, sharpen=0.7, convex=0.1,
     ),
     "vintage": Scanner(
-        "vintage",
-        frequency=5.0,
-        bandwidth=0.4,
-        aperture=12.0,
-        f_number=2.8,
-        focus=12.0,
-        lines_per_mm=2.0,
-        looks=1,
-        noise=-60.0,
-        tgc_slope=1.8,
-        dynamic_range=50.0,
-        brightness=0.8,
-        smooth=0.0,
-        sharpen=0.0,
-        convex=0.0,
+        "vintage", frequency=5.0, bandwidth=0.4, aperture=12.0, f_number=2.8, focus=12.0, lines_per_mm=2.0, looks=1,
+        noise=-60.0, tgc_slope=1.8, dynamic_range=50.0, brightness=0.8, smooth=0.0, sharpen=0.0, convex=0.0,
     ),
 }
-"""The named scanners: a mid-range clinic machine, a hand-held one, a current premium one, and one of an older kind with a
-low frequency, coarse grain and a strong gain over depth."""
+# fmt: on
+"""The named scanners: a mid-range clinic machine, a hand-held one, a current premium one, and an older one with a low
+frequency, coarse speckle and strong time-gain compensation."""
 
 MIXED = ("clinic", "portable", "highend")
 """The scanners of a mixed set. ``vintage`` is not among them: no shipped network was trained on it."""
 
 
-def scanner_preset(scanner: str | Scanner) -> Scanner:
-    """Return a scanner by name; a `Scanner` passes through.
-
-    Raises
-    ------
-    ValueError
-        If the name is not one of `PRESETS`.
-    """
-    if isinstance(scanner, Scanner):
-        return scanner
-    if scanner not in PRESETS:
-        raise BusutilsError(f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner")
-    return PRESETS[scanner]
-
-
 def vary(scanner: Scanner, rng: np.random.Generator) -> Scanner:
-    """Settings of one examination: the operator's hand on gain, focus, dynamic range and so on."""
-    s = scanner.spread
+    """Draw the settings of one examination around those of a scanner: focus, gain, dynamic range and so on."""
     return replace(
         scanner,
-        focus=scanner.focus * float(np.exp(0.25 * s * rng.standard_normal())),
-        frequency=scanner.frequency * (1 + 0.1 * s * float(rng.uniform(-1, 1))),
-        tgc_slope=scanner.tgc_slope + 0.28 * s * float(rng.standard_normal()),
-        dynamic_range=scanner.dynamic_range * (1 + 0.15 * s * float(rng.uniform(-1, 1))),
-        brightness=float(np.clip(scanner.brightness + 0.1 * s * rng.standard_normal(), 0.35, 0.9)),
-        gamma=scanner.gamma * float(np.exp(0.1 * s * rng.standard_normal())),
-        noise=scanner.noise + 4 * s * float(rng.standard_normal()),
+        focus=scanner.focus * float(np.exp(0.25 * rng.standard_normal())),
+        frequency=scanner.frequency * (1 + 0.1 * rng.uniform(-1, 1)),
+        tgc_slope=scanner.tgc_slope + 0.28 * rng.standard_normal(),
+        dynamic_range=scanner.dynamic_range * (1 + 0.15 * rng.uniform(-1, 1)),
+        brightness=float(np.clip(scanner.brightness + 0.1 * rng.standard_normal(), 0.35, 0.9)),
+        gamma=scanner.gamma * float(np.exp(0.1 * rng.standard_normal())),
+        noise=scanner.noise + 4 * rng.standard_normal(),
     )
-
-
-def axial_fwhm(scanner: Scanner) -> float:
-    """Axial width of the point-spread function at half its maximum, mm.
-
-    A Gaussian pulse whose amplitude spectrum falls to one half at the edges of the band ``b * f`` lasts
-    ``4 ln 2 / (pi b f)`` and covers half the distance that sound travels in that time.
-    """
-    return SPEED_OF_SOUND / 2 * 4 * math.log(2) / (math.pi * scanner.bandwidth * scanner.frequency)
 
 
 def lateral_fwhm(scanner: Scanner, depth: np.ndarray) -> np.ndarray:
@@ -213,12 +143,12 @@ def lateral_fwhm(scanner: Scanner, depth: np.ndarray) -> np.ndarray:
         Depth, mm.
     """
     depth = np.maximum(np.asarray(depth, dtype=float), 1.0)
-    transmit_aperture = min(scanner.aperture, scanner.focus / scanner.f_number)
-    waist = scanner.wavelength * scanner.focus / transmit_aperture
+    wavelength = SPEED_OF_SOUND / scanner.frequency
+    waist = wavelength * scanner.focus / min(scanner.aperture, scanner.focus / scanner.f_number)
     # Rayleigh length of a Gaussian beam written with the FWHM of its amplitude (w = FWHM / sqrt(4 ln 2) ...).
-    rayleigh = math.pi * waist**2 / (4 * math.log(2) * scanner.wavelength)
+    rayleigh = math.pi * waist**2 / (4 * math.log(2) * wavelength)
     transmit = waist * np.sqrt(1 + ((depth - scanner.focus) / rayleigh) ** 2)
-    receive = scanner.wavelength * np.maximum(scanner.f_number, depth / scanner.aperture)
+    receive = wavelength * np.maximum(scanner.f_number, depth / scanner.aperture)
     return 1 / np.sqrt(1 / transmit**2 + 1 / receive**2)
 
 
@@ -240,7 +170,10 @@ def convolve(scatterers: np.ndarray, scanner: Scanner, spacing: tuple[float, flo
     """
     height, width = scatterers.shape
     dz, dx = spacing
-    sigma_z = axial_fwhm(scanner) / FWHM / dz
+    # A Gaussian pulse whose amplitude spectrum falls to one half at the edges of the band b f lasts 4 ln 2 / (pi b f)
+    # and covers half the distance that sound travels in that time.
+    axial_fwhm = SPEED_OF_SOUND / 2 * 4 * math.log(2) / (math.pi * scanner.bandwidth * scanner.frequency)
+    sigma_z = axial_fwhm / FWHM / dz
     sigma_x = (lateral_fwhm(scanner, (np.arange(height) + 0.5) * dz) / FWHM / dx).astype(np.float32)
     pad_z = math.ceil(4 * sigma_z)
     pad_x = math.ceil(4 * float(sigma_x.max()))
@@ -262,31 +195,6 @@ def convolve(scatterers: np.ndarray, scanner: Scanner, spacing: tuple[float, flo
     return fft.ifft(spectrum, axis=0, overwrite_x=True)[:height]
 
 
-def complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Circular complex Gaussian numbers of unit mean power: many scatterers a cell, random phases."""
-    pairs = rng.standard_normal((*shape, 2), dtype=np.float32)
-    pairs *= np.float32(math.sqrt(0.5))
-    return pairs.view(np.complex64)[..., 0]
-
-
-def transmission(excess: np.ndarray, spacing: tuple[float, float], *, beam_width: float = 2.0) -> np.ndarray:
-    """Amplitude factor that is left after the losses along the way down.
-
-    Parameters
-    ----------
-    excess : (H, W) ndarray
-        Two-way attenuation beyond what the gain over depth compensates, dB a millimetre; negative values
-        (fluid) give enhancement.
-    spacing : (float, float)
-        Cell height and width, mm.
-    beam_width : float
-        Lateral width over which the beam mixes neighbouring paths, mm.
-    """
-    loss = np.cumsum(excess, axis=0, dtype=np.float32) * np.float32(spacing[0])
-    loss = ndimage.gaussian_filter1d(loss, beam_width / FWHM / spacing[1], axis=1, mode="nearest")
-    return np.exp(loss * np.float32(-math.log(10) / 20))
-
-
 def scan(
     echo_db: np.ndarray,
     specular: np.ndarray,
@@ -304,7 +212,8 @@ def scan(
     specular : (H, W) float32 ndarray
         Coherent amplitude of interfaces, linear on the same scale.
     excess : (H, W) float32 ndarray
-        Excess attenuation as in `transmission`.
+        Two-way attenuation beyond what the time-gain compensation corrects, dB per millimetre; negative values (fluid)
+        give enhancement.
     scanner : Scanner
     spacing : (float, float)
     rng : numpy.random.Generator
@@ -315,31 +224,29 @@ def scan(
         Linear envelope of a single look (fully developed speckle), and the mean of all looks.
     """
     height, width = echo_db.shape
-    pass_factor = transmission(excess, spacing)
+    # Amplitude that is left after the losses along the beam, whose width mixes neighbouring paths.
+    loss = np.cumsum(excess, axis=0, dtype=np.float32) * np.float32(spacing[0])
+    loss = ndimage.gaussian_filter1d(loss, _BEAM_WIDTH / FWHM / spacing[1], axis=1, mode="nearest")
+    pass_factor = np.exp(loss * np.float32(-math.log(10) / 20))
     depth = (np.arange(height, dtype=np.float32) + 0.5) * spacing[0]
-    # Gain over depth undoes 0.5 dB/(cm MHz) on the way down and back, and lifts the noise with it.
+    # Time-gain compensation of 0.5 dB/(cm MHz), down and back, amplifies the noise too.
     noise = 10 ** ((scanner.noise + 2 * 0.05 * scanner.frequency * depth) / 20)
     # Interfaces are rough: part of their echo is coherent, part adds to the diffuse power.
     power = np.exp(echo_db * np.float32(math.log(10) / 10)) + (np.float32(_ROUGH) * specular) ** 2
-    # Noise joins the scatterers: it takes the receive filter with it and costs no second draw.
+    # Noise adds to the power of the scatterers: the receive filter then applies to it, and no second draw is needed.
     amplitude = np.sqrt(power * pass_factor**2 + (noise**2)[:, None].astype(np.float32))
     coherent = np.float32(_SMOOTH) * specular * pass_factor
-    total = np.zeros((height, width), np.float32)
-    first: np.ndarray = total
-    for look in range(scanner.looks):
-        scatterers = complex_normal(rng, (height, width))
-        scatterers *= amplitude
-        scatterers += coherent
-        envelope = np.abs(convolve(scatterers, scanner, spacing))
-        first = envelope if look == 0 else first
-        total += envelope
-    return first, total / np.float32(scanner.looks)
+    envelopes = []
+    for _ in range(scanner.looks):
+        # Many scatterers a cell: circular complex Gaussian numbers of unit mean power.
+        pairs = rng.standard_normal((height, width, 2), dtype=np.float32) * np.float32(math.sqrt(0.5))
+        scatterers = pairs.view(np.complex64)[..., 0]
+        envelopes.append(np.abs(convolve(amplitude * scatterers + coherent, scanner, spacing)))
+    return envelopes[0], sum(envelopes) / np.float32(scanner.looks)
 
 
 def to_lines(width: int, lines: int) -> sparse.csr_array:
     """Sparse matrix ``(width, width)`` that samples a row at scan lines and interpolates it back linearly."""
-    if lines >= width:
-        return sparse.csr_array(sparse.eye_array(width, dtype=np.float32))
 
     def interpolation(targets, sources):
         place = np.clip((targets - sources[0]) / (sources[1] - sources[0]), 0, len(sources) - 1)
@@ -354,13 +261,7 @@ def to_lines(width: int, lines: int) -> sparse.csr_array:
     return (interpolation(pixels, positions) @ interpolation(positions, pixels)).astype(np.float32)
 
 
-def display(
-    envelope: np.ndarray,
-    scanner: Scanner,
-    spacing: tuple[float, float],
-    *,
-    gain_db: np.ndarray | float = 0.0,
-) -> np.ndarray:
+def display(envelope: np.ndarray, scanner: Scanner, spacing: tuple[float, float]) -> np.ndarray:
     """Turn a linear envelope into grey levels: log compression, scan conversion, filters, grey map.
 
     Parameters
@@ -369,8 +270,6 @@ def display(
         Linear envelope.
     scanner : Scanner
     spacing : (float, float)
-    gain_db : float or ndarray
-        Gain added before the grey map, dB; an array must broadcast to ``(H, W)``.
 
     Returns
     -------
@@ -380,7 +279,6 @@ def display(
     dz, dx = spacing
     level = np.log(np.maximum(envelope, np.float32(1e-7))) * np.float32(20 / math.log(10))
     level += np.float32(scanner.tgc_slope) * (np.arange(height, dtype=np.float32)[:, None] * np.float32(dz))
-    level += np.asarray(gain_db, np.float32)
     lines = round(scanner.lines_per_mm * width * dx)
     if lines < width:
         level = np.ascontiguousarray((to_lines(width, lines) @ level.T).T)
@@ -398,11 +296,11 @@ def display(
     return np.rint(grey * 255).astype(np.uint8)
 
 
-def visible_area(size: int, scanner: Scanner, rng: np.random.Generator) -> np.ndarray | None:
-    """Pixels inside a virtual-convex picture, (size, size) bool, or ``None`` for a full rectangle."""
+def visible_area(size: int, scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
+    """Draw the format of the image: pixels of the virtual-convex or rectangular field of view, (size, size) bool."""
     drawn, top, floor = rng.random(3)
     if drawn >= scanner.convex:
-        return None
+        return np.ones((size, size), bool)
     across = np.abs((np.arange(size) + 0.5) / size * 2 - 1)
     down = (np.arange(size) + 0.5) / size
     half = 0.7 + 0.2 * top

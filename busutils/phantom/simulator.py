@@ -1,12 +1,12 @@
-"""Simulated B-mode images of the breast whose truth is known.
+"""Simulated B-mode images of the breast with exact lesion masks.
 
 A scene (layers, lesions, distractors) becomes maps of scatterers and losses (`tissue`), the maps
 become an echo at baseband, an envelope and grey levels (`scanner`), and calipers may be burnt in (`marks`).
 
 It is a convolution model: fully developed speckle from complex scatterers, a point-spread function that
 follows frequency, bandwidth, aperture and focus, losses along the beam, log compression. It needs NumPy and
-SciPy only and takes a few hundredths of a second an image. Scores on phantoms say how a method works, never
-how well it does in patients.
+SciPy only and takes a few hundredths of a second per image. Scores on phantoms show how a method works, not how well
+it performs in patients.
 
 Examples
 --------
@@ -27,17 +27,17 @@ from busutils.errors import BusutilsError
 from busutils.io import resize_image, resize_mask
 from busutils.phantom import tissue
 from busutils.phantom.marks import draw_marks
-from busutils.phantom.scanner import Scanner, display, scan, scanner_preset, vary, visible_area
+from busutils.phantom.scanner import PRESETS, Scanner, display, scan, vary, visible_area
 from busutils.phantom.tissue import KINDS
 
 GENERATOR_VERSION = 3
-"""Changes whenever the same seed gives other pixels; travels with records and with trained weights."""
+"""Changes whenever the same seed gives other pixels; stored with records and with trained weights."""
 
 # Shares of BUSI's classes: 437 benign, 210 malignant, 133 normal.
 _CLASSES = (("benign", 437 / 780), ("malignant", 210 / 780), ("normal", 133 / 780))
 _GOLDEN = 0.6180339887498949
 
-# Separate streams, so that a change of one stage leaves the draws of the others alone.
+# Separate random streams, so that a change in one stage does not alter the random numbers of the others.
 _SCENE, _SETTINGS, _TISSUE, _SPECKLE, _MARKS = range(5)
 
 
@@ -101,14 +101,14 @@ def _generator(seed: int, index: int, stream: int, *more: int) -> np.random.Gene
 
 
 def check_count(name: str, value: int, least: int) -> int:
-    """Refuse an option that is no whole number of at least `least`."""
+    """Return an option as int; raise if it is not a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise BusutilsError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(value)
 
 
 def check_share(name: str, value: float) -> float:
-    """Refuse an option that is no share between 0 and 1."""
+    """Return an option as float; raise if it is not between 0 and 1."""
     if not 0 <= value <= 1:
         raise BusutilsError(f"{name} is a share between 0 and 1, got {value!r}")
     return float(value)
@@ -122,10 +122,14 @@ def scene_of(index: int, *, seed: int = 0, kind: str | None = None) -> tissue.Sc
 
 
 def check_options(seed: int, size: int, scanner: str | Scanner, kind: str | None) -> tuple[int, int, Scanner]:
-    """Refuse a seed, size, scanner or kind that cannot be simulated; the scanner\'s settings come back."""
+    """Refuse a seed, size, scanner or kind that cannot be simulated; return seed, size and the scanner's settings."""
     if kind is not None and kind not in KINDS:
         raise BusutilsError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
-    return check_count("seed", seed, 0), check_count("size", size, 32), scanner_preset(scanner)
+    if not isinstance(scanner, Scanner):
+        if scanner not in PRESETS:
+            raise BusutilsError(f"unknown scanner {scanner!r}: choose one of {', '.join(PRESETS)}, or pass a Scanner")
+        scanner = PRESETS[scanner]
+    return check_count("seed", seed, 0), check_count("size", size, 32), scanner
 
 
 def simulate(
@@ -151,14 +155,14 @@ def simulate(
     seed : int
         Seed of the set.
     scanner : str or Scanner
-        A preset (``"clinic"``, ``"portable"``, ``"highend"``, ``"vintage"``) or own settings. The same anatomy seen by two
-        scanners is one domain shift away.
+        A preset (``"clinic"``, ``"portable"``, ``"highend"``, ``"vintage"``) or own settings. The same anatomy seen by
+        two scanners is a domain shift.
     size : int
-        Pixels a side, at least 32. The picture is a square whatever the field of view, as networks see it.
+        Pixels a side, at least 32. The image is square whatever the field of view, as networks see it.
     kind : str, optional
         One of `KINDS`; by default drawn.
     copy : int
-        Above 0: a near-duplicate of the scene with other gain and another crop, one for every number.
+        Above 0: a near-duplicate of the scene with other gain and another crop; each number gives another one.
     calipers, text : float
         Probability of burnt-in calipers (on lesion images) and of text.
 
@@ -184,17 +188,14 @@ def simulate(
         maps.echo_db, maps.specular, maps.excess, settings, spacing, _generator(seed, index, _SPECKLE)
     )
     reflectivity = np.hypot(np.exp(maps.echo_db * np.float32(np.log(10) / 20)), maps.specular)
-    mask = maps.mask
     if copy:
-        # Same scene, same speckle: another hand on the gain knob, and the picture cut out a little tighter.
+        # Same scene and speckle; other scanner settings and a slightly tighter crop.
         rng = _generator(seed, index, _SETTINGS, copy)
         settings = vary(settings, rng)
-    image = display(compounded, settings, spacing)
-    if visible is not None:
-        image[~visible] = 0
-        mask &= visible
+    image = display(compounded, settings, spacing) * visible
+    mask = maps.mask & visible
     if copy:
-        height, width = (round(size * float(rng.uniform(0.86, 0.97))) for _ in range(2))
+        height, width = (round(size * rng.uniform(0.86, 0.97)) for _ in range(2))
         top, left = int(rng.integers(0, size - height + 1)), int(rng.integers(0, size - width + 1))
         window = np.s_[top : top + height, left : left + width]
         image, reflectivity, envelope = (resize_image(a[window], size) for a in (image, reflectivity, envelope))
@@ -217,14 +218,14 @@ def simulate(
 
 
 def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarray]:
-    """Masks of the structures of a simulated image, from the scene and not from its grey values.
+    """Masks of the structures of a simulated image, computed from the scene, not from grey values.
 
     Parameters
     ----------
     made : Phantom
         From :func:`simulate`.
     visible_db : float
-        How many dB the lesion must take from, or leave to, the echoes below it for a shadow or an enhancement.
+        Change of the echoes below the lesion, in dB, from which they count as shadow or enhancement.
 
     Returns
     -------
@@ -248,7 +249,7 @@ def structures(made: Phantom, *, visible_db: float = 3.0) -> dict[str, np.ndarra
     cell = (made.scene.depth / height, made.scene.width / width)
     if not np.allclose(cell, made.spacing):
         raise BusutilsError("the structures of a near-duplicate are not known: simulate it with copy=0")
-    loss = tissue.lesion_loss(made.scene, (height, width))
+    loss = tissue.lesion_loss(made.scene, height)
     outside = ndimage.distance_transform_edt(~made.mask) if made.mask.any() else np.full(made.mask.shape, np.inf)
     inside = ndimage.distance_transform_edt(made.mask)
     return {

@@ -1,8 +1,6 @@
-"""One function a picture; each returns the Figure. Safe for colour-blind readers, perceptual scales only."""
+"""Figures: one function per kind, each returns the Figure. Colour-blind safe, perceptual colour maps only."""
 
-from busutils.plotting.forest import forest_plot
 from busutils.plotting.images import (
-    activation_grid,
     activation_levels,
     heat_overlay,
     image_grid,
@@ -13,8 +11,8 @@ from busutils.plotting.images import (
 )
 from busutils.plotting.scores import (
     dataset_overview,
+    forest_plot,
     histogram_1d,
-    learning_curves,
     reliability_diagram,
     score_matrix,
     score_strips,
@@ -25,7 +23,6 @@ __all__ = [
     "COLOURS",
     "LINES",
     "METHOD_ORDER",
-    "activation_grid",
     "activation_levels",
     "colour_of",
     "dataset_overview",
@@ -33,7 +30,6 @@ __all__ = [
     "heat_overlay",
     "histogram_1d",
     "image_grid",
-    "learning_curves",
     "masks_grid",
     "network_levels",
     "overlay",

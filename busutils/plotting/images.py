@@ -1,10 +1,9 @@
-"""Pictures of images: contours on B-mode, grids, maps."""
+"""Figures of images: contours on B-mode images, grids of masks, heat maps, feature maps, network diagrams."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,16 +16,6 @@ from matplotlib.patches import Rectangle
 
 from busutils.plotting.style import PREDICTION, TRUTH
 
-__all__ = [
-    "activation_grid",
-    "activation_levels",
-    "heat_overlay",
-    "image_grid",
-    "masks_grid",
-    "network_levels",
-    "overlay",
-]
-
 
 def _contour(axes: Axes, mask: np.ndarray | None, colour: str, style: str = "-") -> None:
     if mask is not None and mask.any():
@@ -36,19 +25,25 @@ def _contour(axes: Axes, mask: np.ndarray | None, colour: str, style: str = "-")
         axes.contour(columns, rows, values, levels=[0.5], colors=colour, linewidths=1.4, linestyles=style)
 
 
-def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
+def _show(
+    axes: Axes, image: np.ndarray, title: str = "", mask: np.ndarray | None = None, pred: np.ndarray | None = None
+) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    _contour(axes, mask, TRUTH)
+    _contour(axes, pred, PREDICTION, "--")
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
 
 
-def _scale_bar(axes: Axes, shape: tuple[int, ...], mm_per_px: float | None) -> None:
-    if not mm_per_px:
-        return
-    length = 10 / mm_per_px
-    x, y = shape[1] * 0.04, shape[0] * 0.95
-    axes.plot([x, x + length], [y, y], color="white", linewidth=2, solid_capstyle="butt")
-    axes.text(x, y - shape[0] * 0.02, "10 mm", color="white", fontsize=7, va="bottom")
+def _panels(count: int, columns: int, *, height: float, extra: float = 0.0) -> tuple[Figure, Sequence[Axes]]:
+    """Make a figure with at least `count` axes in rows of `columns`; `height` of a row and `extra` in inches."""
+    columns = max(1, min(columns, count))
+    rows = max(1, -(-count // columns))
+    size = (2.4 * columns, height * rows + extra)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, list(grid.flat)
 
 
 def _legend(figure: Figure, mask: bool, pred: bool) -> None:
@@ -59,12 +54,7 @@ def _legend(figure: Figure, mask: bool, pred: bool) -> None:
 
 
 def overlay(
-    image: np.ndarray,
-    mask: np.ndarray | None = None,
-    pred: np.ndarray | None = None,
-    *,
-    title: str = "",
-    mm_per_px: float | None = None,
+    image: np.ndarray, mask: np.ndarray | None = None, pred: np.ndarray | None = None, *, title: str = ""
 ) -> Figure:
     """Draw one image with the contours of its reference (yellow) and of a prediction (cyan, dashed).
 
@@ -76,18 +66,13 @@ def overlay(
         Reference and prediction.
     title : str
         Above the image.
-    mm_per_px : float, optional
-        Adds a bar of 10 mm.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     figure, axes = plt.subplots(figsize=(4, 4.3), layout="constrained")
-    _show(axes, image, title)
-    _contour(axes, mask, TRUTH)
-    _contour(axes, pred, PREDICTION, "--")
-    _scale_bar(axes, image.shape, mm_per_px)
+    _show(axes, image, title, mask, pred)
     _legend(figure, mask is not None, pred is not None)
     return figure
 
@@ -102,7 +87,7 @@ def image_grid(
     title: str = "",
     fill: bool = False,
 ) -> Figure:
-    """Draw several images, each with its contours.
+    """Draw a grid of images with their contours.
 
     Parameters
     ----------
@@ -111,33 +96,27 @@ def image_grid(
     masks, preds : sequence of (H, W) bool ndarray, optional
         References (yellow) and predictions (cyan, dashed).
     titles : sequence of str, optional
-        One an image.
+        One per image.
     columns : int, default 4
-        Images a row.
+        Images per row.
     title : str
-        Of the figure.
+        Title of the figure.
     fill : bool, default False
-        Predictions as translucent areas, where contours would not tell inside from outside.
+        Draw predictions as translucent areas instead of contours, which would not show what is inside.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    columns = max(1, min(columns, len(images)))
-    rows = max(1, -(-len(images) // columns))
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(2.4 * columns, 2.55 * rows + 0.3), layout="constrained", squeeze=False
-    )
-    for index, axes in enumerate(grid.flat):
-        if index >= len(images):
-            axes.set_axis_off()
-            continue
+    figure, grid = _panels(len(images), columns, height=2.55, extra=0.3)
+    for index, axes in enumerate(grid[: len(images)]):
         _show(axes, images[index], titles[index] if titles is not None else "")
-        if fill and preds is not None:
+        if preds is not None and fill:
             axes.imshow(np.where(preds[index], 1.0, np.nan), cmap=ListedColormap([PREDICTION]), alpha=0.4)
-        _contour(axes, masks[index] if masks is not None else None, TRUTH)
-        if not fill:
-            _contour(axes, preds[index] if preds is not None else None, PREDICTION, "--")
+        if masks is not None:
+            _contour(axes, masks[index], TRUTH)
+        if preds is not None and not fill:
+            _contour(axes, preds[index], PREDICTION, "--")
     if title:
         figure.suptitle(title, fontsize=11)
     _legend(figure, masks is not None, preds is not None)
@@ -147,7 +126,7 @@ def image_grid(
 def masks_grid(
     image: np.ndarray, panels: dict[str, np.ndarray], *, mask: np.ndarray | None = None, columns: int = 4
 ) -> Figure:
-    """Draw an image and what a method made of it, step by step.
+    """Draw an image and the intermediate results of a method.
 
     Parameters
     ----------
@@ -158,22 +137,15 @@ def masks_grid(
     mask : (H, W) bool ndarray, optional
         Reference, drawn on every panel.
     columns : int, default 4
-        Panels a row.
+        Panels per row.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    n_panels = len(panels) + 1
-    columns = min(columns, n_panels)
-    rows = -(-n_panels // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.6 * rows), layout="constrained", squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    _show(grid.flat[0], image, "image")
-    _contour(grid.flat[0], mask, TRUTH)
-    for axes, (name, values) in zip(list(grid.flat)[1:], panels.items(), strict=False):
-        values = np.asarray(values)
+    figure, grid = _panels(len(panels) + 1, columns, height=2.6)
+    _show(grid[0], image, "image", mask)
+    for axes, (name, values) in zip(grid[1:], panels.items(), strict=False):
         if values.dtype == np.uint8:
             axes.imshow(values, cmap="gray", vmin=0, vmax=255)
         elif values.dtype.kind in "iu":
@@ -192,9 +164,8 @@ def heat_overlay(
     mask: np.ndarray | None = None,
     pred: np.ndarray | None = None,
     label: str = "share of the maximum",
-    shared: bool = False,
 ) -> Figure:
-    """Draw heat maps over one image, each in the perceptual scale *magma*, with a colour bar.
+    """Draw heat maps over one image, each as a share of its maximum in the perceptual scale *magma*.
 
     Parameters
     ----------
@@ -205,106 +176,51 @@ def heat_overlay(
     mask, pred : (H, W) bool ndarray, optional
         Contours.
     label : str
-        Of the colour bar: what the values are.
-    shared : bool, default False
-        One scale for all maps in their own unit, instead of each as a share of its maximum.
+        Label of the colour bar.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    figure, grid = plt.subplots(
-        1, len(maps) + 1, figsize=(2.6 * (len(maps) + 1) + 0.6, 3.0), layout="constrained", squeeze=False
-    )
-    _show(grid[0, 0], image, "image")
-    _contour(grid[0, 0], mask, TRUTH)
-    _contour(grid[0, 0], pred, PREDICTION, "--")
-    top = max((float(np.max(values)) for values in maps.values()), default=1.0) or 1.0
-    picture: Any = None
+    size = (2.6 * (len(maps) + 1) + 0.6, 3.0)
+    figure, grid = plt.subplots(1, len(maps) + 1, figsize=size, layout="constrained", squeeze=False)
+    _show(grid[0, 0], image, "image", mask, pred)
     for axes, (name, values) in zip(grid[0, 1:], maps.items(), strict=True):
-        peak = top if shared else (float(np.max(values)) or 1.0)
-        scaled = np.asarray(values) if shared else np.asarray(values) / peak
-        _show(axes, image, name)
-        picture = axes.imshow(scaled, cmap="magma", vmin=0, vmax=top if shared else 1, alpha=0.6)
-        _contour(axes, mask, TRUTH)
-        _contour(axes, pred, PREDICTION, "--")
-    if picture is not None:
-        bar = figure.colorbar(picture, ax=grid[0].tolist(), fraction=0.025, pad=0.01)
-        bar.set_label(label, fontsize=8)
+        picture = axes.imshow(values / (np.max(values) or 1), cmap="magma", vmin=0, vmax=1, alpha=0.6, zorder=0.5)
+        _show(axes, image, name, mask, pred)
+    figure.colorbar(picture, ax=grid[0].tolist(), fraction=0.025, pad=0.01).set_label(label, fontsize=8)
     _legend(figure, mask is not None, pred is not None)
     return figure
 
 
-def activation_grid(
-    maps: np.ndarray, *, title: str = "", columns: int = 8, scores: Sequence[float] | None = None
-) -> Figure:
-    """Draw feature maps side by side in one scale.
-
-    Parameters
-    ----------
-    maps : (C, h, w) float ndarray
-        One map a channel, not negative.
-    title : str
-        Of the figure.
-    columns : int, default 8
-        Maps a row.
-    scores : (C,) sequence of float, optional
-        Written above each map.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(1.3 * columns + 0.6, 1.45 * rows + 0.4), layout="constrained", squeeze=False
-    )
-    top = float(np.percentile(maps, 99.5)) or 1.0
-    picture: Any = None
-    for channel, axes in enumerate(grid.flat):
-        axes.set_axis_off()
-        if channel < len(maps):
-            picture = axes.imshow(maps[channel], cmap="magma", vmin=0, vmax=top)
-            if scores is not None:
-                axes.set_title(f"{scores[channel]:.2f}", fontsize=7)
-    bar = figure.colorbar(picture, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01)
-    bar.set_label("activation", fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    return figure
-
-
 def activation_levels(
-    maps: Mapping[str, np.ndarray], *, scores: Mapping[str, Sequence[float]] | None = None, title: str = ""
+    maps: Mapping[str, np.ndarray], *, scores: Mapping[str, Sequence[float]], title: str = ""
 ) -> Figure:
-    """Draw feature maps of a whole network: one row a level, all maps in one scale.
+    """Draw feature maps of a whole network: one row per level, one colour scale for all.
 
     Parameters
     ----------
     maps : mapping of str to (C, h, w) float ndarray
         Level → chosen channels, not negative; the levels' sizes differ.
-    scores : mapping of str to (C,) sequence of float, optional
+    scores : mapping of str to (C,) sequence of float
         Written above each map.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     columns = max(len(chosen) for chosen in maps.values())
-    figure, grid = plt.subplots(
-        len(maps), 1, figsize=(0.9 * columns + 1.5, 0.98 * len(maps) + 0.5), layout="constrained", squeeze=False
-    )
+    size = (0.9 * columns + 1.5, 0.98 * len(maps) + 0.5)
+    figure, grid = plt.subplots(len(maps), 1, figsize=size, layout="constrained", squeeze=False)
     top = float(np.percentile(np.concatenate([np.ravel(chosen) for chosen in maps.values()]), 99.5)) or 1.0
-    picture: Any = None
-    # One axes a level: as many as there are maps would take most of the time.
+    # One axes per level: one per map would be slow.
     for (level, chosen), axes in zip(maps.items(), grid.flat, strict=True):
         for place, values in enumerate(chosen):
             left = 1.08 * place
             picture = axes.imshow(values, cmap="magma", vmin=0, vmax=top, extent=(left, left + 1, 1, 0))
-            if scores is not None:
-                axes.text(left + 0.5, -0.04, f"{scores[level][place]:.2f}", fontsize=7, ha="center", va="bottom")
+            axes.text(left + 0.5, -0.04, f"{scores[level][place]:.2f}", fontsize=7, ha="center", va="bottom")
         axes.set(xlim=(0, 1.08 * columns - 0.08), ylim=(1, 0), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         height, width = np.shape(chosen)[1:]
@@ -327,34 +243,25 @@ def network_levels(levels: pd.DataFrame) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    rows: list[dict[str, Any]] = levels.to_dict("records")
-    depth = {row["level"]: i for i, row in enumerate(r for r in rows if not r["level"].startswith("dec"))}
-    place: dict[str, tuple[float, float]] = {}
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for x, row in enumerate(rows):
-        y = -depth[row["level"].replace("dec", "enc")]
-        place[row["level"]] = (x, y)
-        sees = row["receptive_field"]
-        text = f"{row['level']}\n{row['height']}×{row['width']} · {row['channels']}\nsees {sees}×{sees}"
-        axes.text(
-            x,
-            y,
-            text,
-            ha="center",
-            va="center",
-            fontsize=8,
-            bbox={"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"},
-        )
-    names = [row["level"] for row in rows]
+    box = {"boxstyle": "round", "fc": "#e8f1f8", "ec": "#0072b2"}
+    n_down = int((~levels["level"].str.startswith("dec")).sum())
+    place: dict[str, tuple[int, int]] = {}
+    for x, row in enumerate(levels.itertuples()):
+        y = -x if x < n_down else x - 2 * (n_down - 1)
+        place[row.level] = (x, y)
+        sees = f"sees {row.receptive_field}×{row.receptive_field}"
+        text = f"{row.level}\n{row.height}×{row.width} · {row.channels}\n{sees}"
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox=box)
     arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 26, "shrinkB": 26}
-    for first, second in itertools.pairwise(names):
-        axes.annotate("", place[second], place[first], arrowprops=arrow)
-    for name in names:
+    for first, second in itertools.pairwise(place.values()):
+        axes.annotate("", second, first, arrowprops=arrow)
+    skip = {**arrow, "color": "#009e73", "linestyle": "--", "shrinkA": 38, "shrinkB": 38}
+    for name in place:
         if name.startswith("enc"):
-            skip = {**arrow, "color": "#009e73", "linestyle": "--", "shrinkA": 38, "shrinkB": 38}
             axes.annotate("", place[name.replace("enc", "dec")], place[name], arrowprops=skip)
-    axes.set_xlim(-0.7, len(rows) - 0.3)
-    axes.set_ylim(-max(depth.values()) - 0.5, 0.5)
+    axes.set_xlim(-0.7, len(levels) - 0.3)
+    axes.set_ylim(0.5 - n_down, 0.5)
     axes.set_axis_off()
     axes.set_title(
         "height×width · channels; pixels of the image that one value sees; dashed: skip connections", fontsize=9
@@ -363,14 +270,14 @@ def network_levels(levels: pd.DataFrame) -> Figure:
 
 
 def receptive_fields(image: np.ndarray, levels: pd.DataFrame) -> Figure:
-    """Draw on an image the square that one value of each level can see, about the image's centre.
+    """Draw the receptive field of each level as a square in the centre of an image.
 
     Parameters
     ----------
     image : (S, S) uint8 ndarray
-        At the size that the network reads.
+        At the input size of the network.
     levels : pandas.DataFrame
-        From :func:`busutils.models.unet.describe`; the way down and the bottleneck are drawn.
+        From :func:`busutils.models.unet.describe`; encoder levels and bottleneck are drawn.
 
     Returns
     -------
@@ -379,10 +286,9 @@ def receptive_fields(image: np.ndarray, levels: pd.DataFrame) -> Figure:
     down = levels[~levels["level"].str.startswith("dec")]
     figure, grid = plt.subplots(1, len(down), figsize=(2.2 * len(down), 2.6), layout="constrained", squeeze=False)
     for axes, row in zip(grid[0], down.itertuples(), strict=True):
-        _show(axes, image, f"{row.level}: {row.receptive_field}×{row.receptive_field}")
-        corner = (np.array(image.shape) - row.receptive_field) / 2 - 0.5
-        axes.add_patch(
-            Rectangle(corner[::-1], row.receptive_field, row.receptive_field, fill=False, ec="#e69f00", lw=2)
-        )
+        side = row.receptive_field
+        _show(axes, image, f"{row.level}: {side}×{side}")
+        corner = (np.array(image.shape) - side) / 2 - 0.5
+        axes.add_patch(Rectangle(corner[::-1], side, side, fill=False, ec="#e69f00", lw=2))
         axes.set(xlim=(-4.5, image.shape[1] + 3.5), ylim=(image.shape[0] + 3.5, -4.5))
     return figure

@@ -1,4 +1,4 @@
-"""Pictures of numbers: scores by method, learning curves, matrices."""
+"""Figures of scores: strips by method, forest plots, matrices, histograms."""
 
 from __future__ import annotations
 
@@ -10,121 +10,58 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from busutils.evaluation import bootstrap_mean
+from busutils.evaluation import Interval, bootstrap_mean
 from busutils.plotting.style import LINES, colour_of
 
-__all__ = [
-    "dataset_overview",
-    "histogram_1d",
-    "learning_curves",
-    "reliability_diagram",
-    "score_matrix",
-    "score_strips",
-]
 
-
-def score_strips(table: pd.DataFrame, *, score: str = "dice", by: str = "method", title: str = "") -> Figure:
-    """Draw every image's score as a dot, with the mean and its 95 % interval over groups.
+def score_strips(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Draw every image's Dice as a dot, one strip a method, with the mean and its 95 % interval over groups.
 
     Parameters
     ----------
     table : pandas.DataFrame
         One row an image and method, from :func:`busutils.evaluation.compare_methods`. Images without a lesion, whose
         Dice is undefined, are left out.
-    score : str, default "dice"
-        Column drawn.
-    by : str, default "method"
-        Column that tells the strips apart.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    table = table[(table["mask_area"] > 0) & table[score].notna()]
-    names = list(dict.fromkeys(table[by]))
+    table = table[(table["mask_area"] > 0) & table["dice"].notna()]
+    names = list(dict.fromkeys(table["method"]))
+    colours = [colour_of(name, i) for i, name in enumerate(names)]
     figure, axes = plt.subplots(figsize=(7, 0.75 * len(names) + 1.4), layout="constrained")
     sns.stripplot(
-        table,
-        x=score,
-        y=by,
-        order=names,
-        hue=by,
-        hue_order=names,
-        palette=[colour_of(name, i) for i, name in enumerate(names)],
-        size=3,
-        alpha=0.45,
-        legend=False,
-        ax=axes,
-    )
+        table, x="dice", y="method", order=names, hue="method", hue_order=names, palette=colours,
+        size=3, alpha=0.45, legend=False, ax=axes,
+    )  # fmt: skip
     for y, name in enumerate(names):
-        part = table[table[by] == name]
-        interval = bootstrap_mean(part[score], part["group"].to_numpy())
+        part = table[table["method"] == name]
+        interval = bootstrap_mean(part["dice"], part["group"].to_numpy())
         error = [[interval.mean - interval.low], [interval.high - interval.mean]]
         axes.errorbar(interval.mean, y, xerr=error, fmt="D", color="black", ms=5, capsize=4, zorder=5)
-        axes.annotate(
-            f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]  n={len(part)}",
-            (interval.mean, y),
-            xytext=(0, 11),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-    axes.set_ylim(len(names) - 0.5, -0.7)  # room for the first mean's text
-    if score in ("dice", "iou", "precision", "recall", "nsd"):
-        axes.set_xlim(-0.03, 1.03)
-    label = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (pixels)", "nsd": "NSD"}.get(score, score)
-    axes.set_xlabel(f"{label} of each image; mean, 95 % interval over groups")
-    axes.set_ylabel("")
+        text = f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]  n={len(part)}"
+        axes.annotate(text, (interval.mean, y), (0, 11), textcoords="offset points", ha="center", fontsize=8)
+    # The upper limit leaves room for the first mean's text.
+    axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.7), ylabel="")
+    axes.set_xlabel("Dice of each image; mean, 95 % interval over groups")
     axes.set_title(title, fontsize=11)
     return figure
 
 
-def learning_curves(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
-    """Draw training loss and validation Dice over the epochs.
-
-    Parameters
-    ----------
-    histories : mapping of str to pandas.DataFrame
-        Name → ``segmenter.history_``.
-    title : str
-        Of the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for index, (name, history) in enumerate(histories.items()):
-        colour = LINES[index % len(LINES)]
-        left.plot(history["epoch"], history["loss"], color=colour, label=name)
-        right.plot(history["epoch"], history["val_dice"], color=colour, label=name)
-        if history["val_dice"].notna().any():
-            best = history.loc[history["val_dice"].idxmax()]
-            right.plot(best["epoch"], best["val_dice"], "o", color=colour)
-    left.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
-    right.set(xlabel="epoch", ylabel="validation Dice (mean per image)", ylim=(0, 1))
-    right.legend(frameon=False, fontsize=8, title="dot: chosen epoch", title_fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def score_matrix(
-    means: pd.DataFrame, intervals: pd.DataFrame | None = None, *, title: str = "", label: str = "mean Dice"
-) -> Figure:
+def score_matrix(means: pd.DataFrame, intervals: pd.DataFrame | None = None, *, title: str = "") -> Figure:
     """Draw a table of scores as a heat map: rows trained on, columns tested on.
 
     Parameters
     ----------
     means : pandas.DataFrame
-        Scores in [0, 1]; index and columns name the sets.
+        Mean Dice; index and columns name the sets.
     intervals : pandas.DataFrame of str, optional
         Written below each score.
     title : str
-        Of the figure.
-    label : str
-        Of the colour bar.
+        Title of the figure.
 
     Returns
     -------
@@ -136,7 +73,7 @@ def score_matrix(
         text = text + "\n" + intervals
     sns.heatmap(
         means, annot=text, fmt="", cmap="viridis", vmin=0, vmax=1, ax=axes, annot_kws={"fontsize": 8},
-        cbar_kws={"label": label},
+        cbar_kws={"label": "mean Dice"},
     )  # fmt: skip
     axes.set(xlabel="tested on", ylabel="")
     axes.tick_params(axis="y", rotation=0)
@@ -152,7 +89,7 @@ def reliability_diagram(tables: Mapping[str, pd.DataFrame], *, title: str = "") 
     tables : mapping of str to pandas.DataFrame
         Name → table from :func:`busutils.evaluation.reliability`.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
@@ -177,7 +114,7 @@ def dataset_overview(table: pd.DataFrame, areas: Sequence[float], *, title: str 
     areas : (N,) sequence of float
         Lesion area of every image as a share of it.
     title : str
-        Of the figure.
+        Title of the figure.
 
     Returns
     -------
@@ -232,4 +169,33 @@ def histogram_1d(
     axes.plot(centres, np.zeros(len(centres)), "^", color="black", ms=10, clip_on=False, label="cluster centre")
     axes.set(xlabel="grey value", ylabel="density", xlim=(0, 256))
     axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def forest_plot(columns: Mapping[str, Mapping[str, Interval]], *, reference: float) -> Figure:
+    """Draw means with intervals instead of a long table: one panel per column, one row per name.
+
+    Parameters
+    ----------
+    columns : dict of str to dict of str to Interval
+        Label of the panel's axis → name of the row → mean with its interval. Rows that a column lacks stay empty.
+    reference : float
+        Where a dashed line is drawn, such as 0 for differences.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    names = list(dict.fromkeys(name for rows in columns.values() for name in rows))
+    size = (2.2 + 3.4 * len(columns), 0.9 + 0.32 * len(names))
+    figure, grid = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained", squeeze=False)
+    for axes, (label, rows) in zip(grid[0], columns.items(), strict=True):
+        axes.axvline(reference, color="#999999", linestyle="--", linewidth=1)
+        for name, interval in rows.items():
+            place = names.index(name)
+            axes.plot([interval.low, interval.high], [place, place], color=LINES[0], linewidth=2)
+            axes.plot(interval.mean, place, "o", color=LINES[0])
+        axes.set(xlabel=label, yticks=range(len(names)), yticklabels=names)
+        axes.margins(x=0.05)
+    grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     return figure

@@ -1,14 +1,11 @@
-"""Colours: one a method everywhere, and the two contours."""
+"""Colours of methods, classes and contours, the same in every figure."""
 
 from __future__ import annotations
-
-__all__ = ["COLOURS", "LINES", "METHOD_ORDER", "PREDICTION", "TRUTH", "colour_of"]
 
 TRUTH = "#ffd21f"  # yellow
 PREDICTION = "#27d7f2"  # cyan
 
-# Okabe & Ito's colours, told apart by readers with any colour vision. The grey is dark, since readers without green
-# sensation take a light one for the purple.
+# Colour-blind safe palette of Okabe & Ito. The grey is dark, since deuteranopes confuse a light grey with the purple.
 COLOURS = {
     "constant mask": "#707070",
     "K-Means, textbook": "#e69f00",
