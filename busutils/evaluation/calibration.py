@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, optimize, special
 
-__all__ = ["contour_band", "expected_calibration_error", "fit_temperature", "reliability", "with_temperature"]
-
 
 def contour_band(mask: np.ndarray, pred: np.ndarray, *, radius: float = 10.0) -> np.ndarray:
     """Pixels near the contour of the reference or of the prediction, where the hard decisions are.

@@ -12,8 +12,6 @@ import pandas as pd
 
 from busutils import jobs
 
-__all__ = ["FIGURES_VARIABLE", "RESULTS_VARIABLE", "publish", "read_table", "record"]
-
 RESULTS_VARIABLE = "BUSUTILS_RESULTS_DIR"
 FIGURES_VARIABLE = "BUSUTILS_FIGURES_DIR"
 
