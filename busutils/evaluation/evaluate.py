@@ -57,7 +57,7 @@ def evaluate(segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, n
     segmenter : Segmenter
         Fitted, or of a kind that needs no fitting.
     dataset : LesionDataset
-        Images it never saw. Nothing here can check that: split by group.
+        Images that were not used for training; this is not checked.
     size : int, default 256
         Images and masks are brought to this square, and scored there.
     native : bool, default False
@@ -118,7 +118,7 @@ def _mask_file(folder: Path, record_id: str) -> Path | None:
 
 
 def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size: int = 256) -> pd.DataFrame:
-    """Score masks that any other program drew.
+    """Score masks from any other program.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size:
     ------
     EvaluationError
         If the folder is missing, an image has no mask, or a mask cannot be read, is not black and white, or has other
-        proportions than its image. Leaving out the hard images is not an option.
+        proportions than its image. No image may be left out.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -186,10 +186,10 @@ def summarise(
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an image, from :func:`evaluate`; several methods below each other if `by` tells them apart. A column
-        ``seed`` tells several trainings of a method apart: they are averaged, and the intervals cover their chance too.
+        One row an image, from :func:`evaluate`; of several methods if `by` distinguishes them. A column ``seed``
+        distinguishes several trainings of a method: they are averaged, and the intervals cover the variation between them.
     by : str or sequence of str, optional
-        Columns to tell apart, such as ``"method"`` or ``["method", "label"]``.
+        Columns to group by, such as ``"method"`` or ``["method", "label"]``.
     scores : sequence of str
         Columns to average.
 

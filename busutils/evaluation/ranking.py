@@ -62,7 +62,7 @@ def paired_difference(table: pd.DataFrame, column: str, first: str, second: str,
         One row an image and training, with the columns ``id, group, mask_area``, the score, and ``seed`` where there are
         several trainings.
     column : str
-        Tells the two apart, such as ``"method"``.
+        Column that distinguishes the two, such as ``"method"``.
     first, second : str
         Values of `column`.
     score : str, default "dice"

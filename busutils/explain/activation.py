@@ -189,7 +189,7 @@ def dissect(
     """Which structure each channel detects: network dissection over several images.
 
     Every map is enlarged to its image. One cut a channel and structure leaves as many pixels over all images as the
-    structure has; the IoU of both says how well they match. A channel may thus stay dark in images without it.
+    structure has; the IoU of both says how well they match. A channel need not respond in images without the structure.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def dissect(
     images : sequence of (H, W) uint8 ndarray
         Images.
     structures : sequence of mapping of str to (H, W) bool ndarray
-        Where each structure lies, image by image, as :func:`busutils.phantom.structures` tells it. A structure
+        Mask of each structure, image by image, as from :func:`busutils.phantom.structures`. A structure
         that no image shows is left out.
     layers : sequence of str, optional
         Every level by default.
@@ -206,7 +206,7 @@ def dissect(
     Returns
     -------
     pandas.DataFrame
-        ``layer, channel, structure, iou, chance``; the last is the IoU of as many pixels thrown at random.
+        ``layer, channel, structure, iou, chance``; the last is the IoU of as many random pixels.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def dissect(
 
 
 def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer: str = "dec1") -> np.ndarray:
-    """Receptive field as it is used: how strongly the middle of a layer depends on every pixel.
+    """Effective receptive field: how strongly the centre of a layer depends on every pixel.
 
     The mean, over images, of the magnitude of a gradient: that of the summed channels at the layer's central place with
     respect to the standardised image.
@@ -256,7 +256,7 @@ def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer
     images : sequence of (H, W) uint8 ndarray
         Images.
     layer : str, default "dec1"
-        Whose central place is asked.
+        The layer whose central position is used.
 
     Returns
     -------
@@ -293,7 +293,7 @@ def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer
 def receptive_fields(
     segmenter: Segmenter, images: Sequence[np.ndarray], layers: Sequence[str] | None = None, *, share: float = 0.95
 ) -> pd.DataFrame:
-    """Compare how far each level could see with how far it does.
+    """Compare the theoretical receptive field of each level with the effective one.
 
     Parameters
     ----------

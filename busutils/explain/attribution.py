@@ -79,10 +79,10 @@ def _layer_gradients(
 def seg_grad_cam(
     segmenter: Segmenter, image: np.ndarray, *, layer: str = "bottleneck", region: np.ndarray | None = None
 ) -> np.ndarray:
-    """Seg-Grad-CAM: which places of a layer raise the logits of a set of pixels.
+    """Seg-Grad-CAM: which positions of a layer raise the logits of a set of pixels.
 
     The layer's channels are weighted by the mean gradient of the region's summed logits, added, and cut below zero.
-    Logits are used because the sigmoid's slope vanishes where the network is sure.
+    Logits are used because the sigmoid saturates where the network is confident.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def seg_grad_cam(
     layer : str, default "bottleneck"
         Whose activations are weighted.
     region : (H, W) bool ndarray, optional
-        Pixels that are asked about: one, a part, or the whole prediction (default; the whole image if nothing was
+        Pixels to be explained: one, a part, or the whole prediction (default; the whole image if nothing was
         predicted).
 
     Returns
@@ -120,10 +120,10 @@ def seg_grad_cam(
 def hires_cam(
     segmenter: Segmenter, image: np.ndarray, *, layer: str = "bottleneck", region: np.ndarray | None = None
 ) -> np.ndarray:
-    """HiRes-CAM: as Seg-Grad-CAM, but every place of a channel is weighted by its own gradient.
+    """HiRes-CAM: as Seg-Grad-CAM, but every position of a channel is weighted by its own gradient.
 
-    Averaging a channel's gradient over all places lets a map light up where the layer is active although the logits
-    asked about do not depend on that place. This one cannot.
+    Averaging a channel's gradient over all positions can highlight a position where the layer is active although the
+    region's logits do not depend on it. HiRes-CAM cannot.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def hires_cam(
 
 
 def input_gradients(segmenter: Segmenter, image: np.ndarray, *, region: np.ndarray | None = None) -> np.ndarray:
-    """Gradient of the region's summed logits with respect to every pixel: what a small change there would do.
+    """Gradient of the region's summed logits with respect to every pixel.
 
     A change of one pixel also moves the mean and the spread that the network standardises the image with, so that no
     pixel is without influence. :func:`busutils.explain.receptive_field` leaves that step out.
@@ -178,8 +178,8 @@ def integrated_gradients(
 ) -> np.ndarray:
     """Integrated gradients of the region's summed logits, from an image of even grey to this one.
 
-    The path runs through standardised images, from zero. On grey values it would be no path at all: the network
-    standardises each image first, so that every faded copy of it looks the same to it, down to the last step.
+    The path runs through standardised images, from zero. A path through grey values would be constant, since the
+    network standardises each image first.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def occlusion(
 ) -> np.ndarray:
     """How much the region's mean probability falls when a part of the image is blurred away.
 
-    Needs no gradient and no network: K-Means can be asked, too.
+    Needs no gradient and no network, so that it explains K-Means, too.
 
     Parameters
     ----------

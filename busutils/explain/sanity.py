@@ -130,7 +130,7 @@ def deletion_insertion(segmenter: Segmenter, image: np.ndarray, values: np.ndarr
     values : (H, W) float ndarray
         The map.
     region : (H, W) bool ndarray
-        Whose mean probability is measured.
+        The region whose mean probability is measured.
 
     Returns
     -------

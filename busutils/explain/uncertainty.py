@@ -110,9 +110,8 @@ def dropout_proba(
     network = network_of(segmenter)
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be in [0, 1), got {rate}")
-    levels = levels_of(segmenter)
-    encoder = levels[: levels.index("bottleneck") + 1]
-    cuts = [network.get_layer(name).output for name in encoder]
+    levels = [name for name in levels_of(segmenter) if name.startswith("enc")]
+    cuts = [network.get_layer(name).output for name in [*levels, "bottleneck"]]
     contract, expand = keras.Model(network.inputs, cuts), keras.Model(cuts, network.outputs)
     dropout = keras.layers.SpatialDropout2D(rate, seed=seed)
     stacks = []
@@ -130,7 +129,7 @@ def ensemble_proba(members: Sequence[Segmenter], images: np.ndarray | Sequence[n
     Parameters
     ----------
     members : sequence of Segmenter
-        Fitted ones, such as the ``members_`` of an :class:`busutils.models.EnsembleSegmenter`; at least two.
+        Fitted ones, at least two.
     images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
         Images.
 

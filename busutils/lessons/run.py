@@ -38,7 +38,7 @@ LESSONS = (
 
 
 class LessonError(BusutilsError):
-    """A lesson that cannot be run as asked, and why."""
+    """A lesson that cannot be run as requested, and why."""
 
 
 @dataclass
@@ -204,7 +204,7 @@ def run(
     Raises
     ------
     LessonError
-        If something is wrong with what was asked; nothing was run then.
+        If the request is invalid; nothing was run then.
     """
     folder, chosen = find_notebooks(notebooks), select(names)
     planned = plan(chosen, folder, dataset=dataset, profile=profile, parameters=parameters)
