@@ -84,8 +84,7 @@ def survival(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) 
     preds = segmenter.predict(images)
     found = [i for i in range(len(lesions)) if preds[i].any()]
     chosen = np.random.default_rng(0).permutation(found)[: max(n // 5, 2)]
-    regions = {images[i].tobytes(): preds[i] for i in chosen}
-    tables = []
+    rows = []
     for name in (
         "Seg-Grad-CAM, bottleneck",
         "Seg-Grad-CAM, dec1",
@@ -93,13 +92,13 @@ def survival(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) 
         "integrated gradients",
         "edges",
     ):
-
-        def tell(s: models.Segmenter, image: np.ndarray, name: str = name) -> np.ndarray:
-            return MAPS[name](s, image, regions[image.tobytes()])
-
-        layers = ["logits", "dec1_conv_a", "dec3_conv_a", "bottleneck_conv_a", "enc1_conv_a"]
-        tables.append(explain.randomisation_curve(segmenter, tell, images[chosen], layers).assign(map=name))
-    table = pd.concat(tables, ignore_index=True)
+        before = [MAPS[name](segmenter, images[i], preds[i]) for i in chosen]
+        for layer in ("logits", "dec1_conv_a", "dec3_conv_a", "bottleneck_conv_a", "enc1_conv_a"):
+            shuffled = explain.randomise(segmenter, layer)
+            for index, (i, first) in enumerate(zip(chosen, before, strict=True)):
+                after = MAPS[name](shuffled, images[i], preds[i])  # of the same region
+                rows.append((index, layer, explain.map_similarity(first, after), name))
+    table = pd.DataFrame(rows, columns=["image", "layer", "similarity", "map"])
     print(table.groupby(["map", "layer"], sort=False)["similarity"].mean().unstack(sort=False).round(2).to_string())
     return table
 

@@ -1,7 +1,7 @@
 """Scores of one predicted mask against one reference mask.
 
-Everything here looks at **one image** and needs NumPy and SciPy only. How scores of many images are put together
-is the business of :mod:`busutils.evaluation`.
+Everything here looks at **one image** and needs NumPy and SciPy only; :mod:`busutils.evaluation` summarises the scores
+of many images.
 
 What an empty mask means
 ------------------------
@@ -14,7 +14,7 @@ empty         something       0       0       0          nan     image diagonal 
 lesion        something       [0, 1]  [0, 1]  [0, 1]     [0, 1]  ≥ 0             [0, 1]
 ============  ==============  ======  ======  =========  ======  ==============  =====
 
-``nan`` means *undefined*: such an image leaves the mean instead of being given a score of 0 or 1 by decree.
+``nan`` means *undefined*: such an image leaves the mean instead of being scored 0 or 1 by convention.
 Images whose reference is empty (normal images) are summarised apart, as the specificity on normal images.
 
 References
@@ -29,22 +29,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
-
-__all__ = [
-    "Counts",
-    "accuracy",
-    "assd",
-    "boundary",
-    "counts",
-    "dice",
-    "hd95",
-    "iou",
-    "nsd",
-    "precision",
-    "recall",
-    "scores",
-    "specificity",
-]
 
 
 class Counts(NamedTuple):
@@ -235,37 +219,26 @@ def boundary(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
 
 
-def _boundary_distances(mask: np.ndarray, pred: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Distance of every boundary pixel of each mask to the other's boundary; None if a mask is empty."""
+def _surface_scores(mask: np.ndarray, pred: np.ndarray, tolerance: float, spacing: float) -> dict[str, float]:
+    """HD95, ASSD and NSD from the distances of every boundary pixel of each mask to the other's boundary."""
+    _check(mask, pred)
+    if not mask.any() and not pred.any():
+        return {"hd95": math.nan, "assd": math.nan, "nsd": math.nan}
     if not mask.any() or not pred.any():
-        return None
+        diagonal = math.hypot(*mask.shape) * spacing
+        return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0}
     # Nothing outside the box around both masks is nearer to a boundary.
-    box = tuple(slice(line.argmax(), len(line) - line[::-1].argmax()) for line in _shadows(mask | pred))
+    (box,) = ndimage.find_objects((mask | pred).astype(np.uint8))
     edge_mask, edge_pred = boundary(mask[box]), boundary(pred[box])
     to_mask = ndimage.distance_transform_edt(~edge_mask, sampling=spacing)
     to_pred = ndimage.distance_transform_edt(~edge_pred, sampling=spacing)
-    return to_pred[edge_mask], to_mask[edge_pred]
-
-
-def _shadows(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.any(mask, axis=1), np.any(mask, axis=0)
-
-
-def _if_empty(mask: np.ndarray, pred: np.ndarray, one: float) -> float:
-    """The score where a mask is empty: undefined if both are."""
-    return one if mask.any() or pred.any() else math.nan
-
-
-def _hd95(distances: tuple[np.ndarray, np.ndarray]) -> float:
-    return float(max(np.percentile(part, 95) for part in distances))
-
-
-def _assd(distances: tuple[np.ndarray, np.ndarray]) -> float:
-    return float(np.concatenate(distances).mean())
-
-
-def _nsd(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -> float:
-    return float(np.mean(np.concatenate(distances) <= tolerance))
+    directed = to_pred[edge_mask], to_mask[edge_pred]
+    pooled = np.concatenate(directed)
+    return {
+        "hd95": float(max(np.percentile(distances, 95) for distances in directed)),
+        "assd": float(pooled.mean()),
+        "nsd": float(np.mean(pooled <= tolerance)),
+    }
 
 
 def hd95(mask: np.ndarray, pred: np.ndarray, *, spacing: float = 1.0) -> float:
@@ -302,9 +275,7 @@ def hd95(mask: np.ndarray, pred: np.ndarray, *, spacing: float = 1.0) -> float:
     >>> hd95(a, np.roll(a, 3, axis=1))
     3.0
     """
-    _check(mask, pred)
-    distances = _boundary_distances(mask, pred, spacing)
-    return _hd95(distances) if distances else _if_empty(mask, pred, math.hypot(*mask.shape) * spacing)
+    return _surface_scores(mask, pred, 0.0, spacing)["hd95"]
 
 
 def assd(mask: np.ndarray, pred: np.ndarray, *, spacing: float = 1.0) -> float:
@@ -319,9 +290,7 @@ def assd(mask: np.ndarray, pred: np.ndarray, *, spacing: float = 1.0) -> float:
     >>> assd(a, np.roll(a, 3, axis=1))
     3.0
     """
-    _check(mask, pred)
-    distances = _boundary_distances(mask, pred, spacing)
-    return _assd(distances) if distances else _if_empty(mask, pred, math.hypot(*mask.shape) * spacing)
+    return _surface_scores(mask, pred, 0.0, spacing)["assd"]
 
 
 def nsd(mask: np.ndarray, pred: np.ndarray, *, tolerance: float = 2.0, spacing: float = 1.0) -> float:
@@ -358,9 +327,7 @@ def nsd(mask: np.ndarray, pred: np.ndarray, *, tolerance: float = 2.0, spacing: 
     >>> nsd(a, np.roll(a, 3, axis=1)), nsd(a, np.roll(a, 2, axis=1))
     (0.0, 1.0)
     """
-    _check(mask, pred)
-    distances = _boundary_distances(mask, pred, spacing)
-    return _nsd(distances, tolerance) if distances else _if_empty(mask, pred, 0.0)
+    return _surface_scores(mask, pred, tolerance, spacing)["nsd"]
 
 
 def scores(mask: np.ndarray, pred: np.ndarray, *, spacing: float = 1.0) -> dict[str, float]:
@@ -385,12 +352,6 @@ def scores(mask: np.ndarray, pred: np.ndarray, *, spacing: float = 1.0) -> dict[
     >>> row["dice"], row["hd95"], row["mask_area"]
     (1.0, 0.0, 0.25)
     """
-    row: dict[str, float] = {
-        score.__name__: score(mask, pred) for score in (dice, iou, precision, recall, specificity, accuracy)
-    }
-    if distances := _boundary_distances(mask, pred, spacing):  # the slow part, once for all three
-        row |= {"hd95": _hd95(distances), "assd": _assd(distances), "nsd": _nsd(distances, 2.0 * spacing)}
-    else:
-        diagonal = _if_empty(mask, pred, math.hypot(*mask.shape) * spacing)
-        row |= {"hd95": diagonal, "assd": diagonal, "nsd": _if_empty(mask, pred, 0.0)}
-    return row | {"mask_area": float(mask.mean()), "pred_area": float(pred.mean())}
+    overlap = {score.__name__: score(mask, pred) for score in (dice, iou, precision, recall, specificity, accuracy)}
+    surface = _surface_scores(mask, pred, 2.0 * spacing, spacing)  # the slow part, once for all three
+    return overlap | surface | {"mask_area": float(mask.mean()), "pred_area": float(pred.mean())}

@@ -127,17 +127,16 @@ def test_a_map_of_the_truth_deletes_faster_than_its_reverse(tiny_unet, discs):
     assert good["deleted"][0] == pytest.approx(good["inserted"].iloc[-1])
 
 
-def test_edges_survive_shuffling_and_cams_do_not(tiny_unet, discs):
+def test_cams_do_not_survive_shuffled_weights(tiny_unet, discs):
     images, region = discs[0][:2], discs[1][0]
 
     def cam(segmenter, image):
         return explain.seg_grad_cam(segmenter, image, layer="dec1", region=region)
 
-    edges = explain.randomisation_curve(tiny_unet, lambda s, image: explain.edge_map(image), images, ["dec1", "enc1"])
-    cams = explain.randomisation_curve(tiny_unet, cam, images, ["dec1", "enc1"])
-    assert edges["similarity"].to_numpy() == pytest.approx(1)
-    assert len(cams) == 4
-    assert not (cams["similarity"] > 0.95).all()
+    for layer in ("dec1", "enc1"):
+        shuffled = explain.randomise(tiny_unet, layer)
+        alike = [explain.map_similarity(cam(tiny_unet, image), cam(shuffled, image)) for image in images]
+        assert not (np.array(alike) > 0.95).all()
 
 
 def test_dropped_channels_spread_probabilities_and_leave_batch_statistics(tiny_unet, discs):
@@ -183,13 +182,3 @@ def test_temperature_mends_what_is_too_sure():
     assert ((mended >= 0.5) == (boastful >= 0.5)).all()
     with pytest.raises(ValueError, match="positive"):
         with_temperature(honest, 0)
-
-
-def test_the_always_on_layer_drops_whole_channels_when_predicting():
-    from busutils.explain.dropout import AlwaysDropout
-
-    values = np.asarray(AlwaysDropout(0.5, seed=0)(np.ones((4, 3, 3, 50), "float32"), training=False))
-    channels = values.reshape(4, 9, 50)
-    assert (channels == channels[:, :1]).all()
-    assert set(np.unique(values)) == {0.0, 2.0}
-    assert 0.3 < (values == 0).mean() < 0.7

@@ -251,7 +251,7 @@ def test_intervals_cover_the_chance_of_training_too():
         0.2, abs=0.02
     )  # from three times the worst to three times the best
     table = pd.DataFrame({"dice": values, "iou": values, "mask_area": 1, "pred_area": 1, "group": groups, "id": groups})
-    with_seeds = evaluation.summarise(table.assign(seed=np.repeat([0, 1, 2], 200)), n_boot=2000)
+    with_seeds = evaluation.summarise(table.assign(seed=np.repeat([0, 1, 2], 200)))
     assert with_seeds.loc[0, "n"] == 200
     assert with_seeds.loc[0, "dice_high"] - with_seeds.loc[0, "dice_low"] > 0.1
     with pytest.raises(ValueError, match="600 values but 2 trainings"):

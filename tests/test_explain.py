@@ -314,5 +314,5 @@ def test_gradient_methods_say_that_they_need_tensorflow(method, tiny_unet, discs
     from busutils.models.backend import keras
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(RuntimeError, match="needs Keras' TensorFlow engine, this is torch"):
+    with pytest.raises(RuntimeError, match="needs Keras' TensorFlow backend, this is torch"):
         method(tiny_unet, discs[0][0], region=discs[1][0])

@@ -10,6 +10,8 @@ import pytest
 
 from busutils import datasets, evaluation, lessons, models
 from busutils.lessons import checks
+from busutils.lessons.notebook import FIGURES_VARIABLE, RESULTS_VARIABLE
+from busutils.lessons.run import find_notebooks, plan, strip
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,10 +59,10 @@ def test_lessons_are_chosen_by_number_or_name():
 
 def test_parameters_are_planned_for_the_lessons_that_know_them(folder):
     write_lesson(folder, lessons.LESSONS[0], "1", parameters="dataset: str = 'phantom'  # a set, \"quoted\" … ?")
-    planned = lessons.plan(lessons.LESSONS[:2], folder, dataset="busi", parameters={"epochs": 5})
+    planned = plan(lessons.LESSONS[:2], folder, dataset="busi", parameters={"epochs": 5})
     assert planned[lessons.LESSONS[0]] == {"dataset": "busi"}
     assert planned[lessons.LESSONS[1]] == {"dataset": "busi", "epochs": 5}
-    assert lessons.plan(lessons.LESSONS[:1], folder) == {lessons.LESSONS[0]: {}}
+    assert plan(lessons.LESSONS[:1], folder) == {lessons.LESSONS[0]: {}}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_misspelt_requests_are_refused_before_anything_runs(folder, tmp_path, re
 def test_a_real_set_is_never_replaced_by_the_default_in_silence(folder):
     write_lesson(folder, lessons.LESSONS[1], "1", parameters="epochs: int = 2  # passes")
     with pytest.raises(lessons.LessonError, match="no parameter 'dataset'"):
-        lessons.plan(lessons.LESSONS[:2], folder, dataset="stu")
+        plan(lessons.LESSONS[:2], folder, dataset="stu")
 
 
 def test_pairs_on_the_command_line():
@@ -124,7 +126,7 @@ def test_refreshing_stores_outputs_and_leaves_no_trace_of_the_run(folder, tmp_pa
 
 
 def test_numbers_are_recorded_as_plain_values(tmp_path, monkeypatch):
-    monkeypatch.setenv(lessons.RESULTS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(RESULTS_VARIABLE, str(tmp_path))
     given = lessons.record("x", a=np.float64(1 / 3), b=np.int64(2), c=float("nan"), d="text", e=np.bool_(True))
     assert given == {"a": 0.3333, "b": 2, "c": None, "d": "text", "e": True}
     assert json.loads((tmp_path / "x.json").read_text()) == given
@@ -133,18 +135,18 @@ def test_numbers_are_recorded_as_plain_values(tmp_path, monkeypatch):
 def test_figures_are_published_on_request_only(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    monkeypatch.delenv(lessons.FIGURES_VARIABLE, raising=False)
+    monkeypatch.delenv(FIGURES_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     lessons.publish("f", Figure(), pd.DataFrame({"x": [1]}))
     assert not list(tmp_path.iterdir())
-    monkeypatch.setenv(lessons.FIGURES_VARIABLE, str(tmp_path / "figures"))
+    monkeypatch.setenv(FIGURES_VARIABLE, str(tmp_path / "figures"))
     lessons.publish("f", Figure(), pd.DataFrame({"x": [1]}))
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["f.csv", "f.png"]
 
 
 def test_lessons_are_not_found_in_an_empty_folder(tmp_path):
     with pytest.raises(lessons.LessonError, match="not in"):
-        lessons.find_notebooks(tmp_path)
+        find_notebooks(tmp_path)
 
 
 def test_the_anatomy_check_finds_what_is_wrong(tmp_path, monkeypatch):
@@ -185,6 +187,7 @@ def test_a_right_dice_passes_and_wrong_ones_are_told_apart():
         (lambda a, b: a, "one number"),
         (lambda a, b: 0.3, "not the Dice"),
         (0.5, "without brackets"),
+        (lambda a, b: float("nan"), "not the Dice"),
     ):
         with pytest.raises(checks.ExerciseError, match=words):
             checks.check_dice(wrong)
@@ -263,8 +266,8 @@ def test_darkest_clusters_are_known_by_their_form(capsys):
 
     assert says() == "✓"
     assert says(k4=None) == "·"
-    assert "boolean mask an image" in says(k3=images)
-    assert "boolean mask an image" in says(k3=right[3][0])
+    assert "boolean masks" in says(k3=images)
+    assert "boolean masks" in says(k3=right[3][0])
     assert "as dark as one inside" in says(k3=images > 80)
     assert "empty or full" in says(k4=images < 0)
     assert "does k reach" in says(k4=right[3])
@@ -374,8 +377,6 @@ def test_an_edit_must_brighten_one_place_only(capsys):
 
 
 def test_a_refreshed_lesson_keeps_its_folded_outputs():
-    from busutils.lessons.run import strip
-
     cell = nbformat.v4.new_code_cell("1", metadata={"jupyter": {"outputs_hidden": True}, "tags": ["hide-output"]})
     kept = strip(nbformat.v4.new_notebook(cells=[cell])).cells[0].metadata
     assert kept == {"jupyter": {"outputs_hidden": True}, "tags": ["hide-output"]}

@@ -106,13 +106,14 @@ def test_bad_input_is_refused_with_a_reason(mask, pred, words):
 
 
 def test_scores_measure_distances_once(monkeypatch):
-    calls = []
-    distances = metrics._boundary_distances
-    monkeypatch.setattr(metrics, "_boundary_distances", lambda *args: calls.append(1) or distances(*args))
     rng = np.random.default_rng(0)
     mask, pred = (ndimage.gaussian_filter(rng.random((64, 80)), 6) > 0.5 for _ in range(2))
-    row = metrics.scores(mask, pred, spacing=0.3)
-    assert len(calls) == 1
+    calls = []
+    transform = ndimage.distance_transform_edt
+    with monkeypatch.context() as patch:
+        patch.setattr(ndimage, "distance_transform_edt", lambda *a, **k: calls.append(1) or transform(*a, **k))
+        row = metrics.scores(mask, pred, spacing=0.3)
+    assert len(calls) == 2  # one for each mask
     assert row["hd95"] == metrics.hd95(mask, pred, spacing=0.3)
     assert row["assd"] == metrics.assd(mask, pred, spacing=0.3)
     assert row["nsd"] == metrics.nsd(mask, pred, tolerance=0.6, spacing=0.3)

@@ -1,9 +1,18 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from busutils import datasets, evaluation
-from busutils.evaluation import CONTRAST_BANDS, SIZE_BANDS, add_descriptors, add_size_band, lesion_contrast
+from busutils.evaluation import SIZE_BANDS, add_size_band
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+try:
+    from strata import CONTRAST_BANDS, add_descriptors, lesion_contrast
+finally:
+    sys.path.pop(0)
 
 
 @pytest.fixture(scope="module")

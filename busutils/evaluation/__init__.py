@@ -9,7 +9,9 @@ from busutils.evaluation.calibration import (
 )
 from busutils.evaluation.evaluate import (
     ENTRY_HEAD,
+    SIZE_BANDS,
     EvaluationError,
+    add_size_band,
     compare_methods,
     entry_row,
     evaluate,
@@ -19,16 +21,13 @@ from busutils.evaluation.evaluate import (
 )
 from busutils.evaluation.ranking import compare_all, holm, paired_difference, rank_methods
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
-from busutils.evaluation.strata import CONTRAST_BANDS, SIZE_BANDS, add_descriptors, add_size_band, lesion_contrast
 
 __all__ = [
-    "CONTRAST_BANDS",
     "ENTRY_HEAD",
     "SIZE_BANDS",
     "Comparison",
     "EvaluationError",
     "Interval",
-    "add_descriptors",
     "add_size_band",
     "bootstrap_mean",
     "compare",
@@ -41,7 +40,6 @@ __all__ = [
     "expected_calibration_error",
     "fit_temperature",
     "holm",
-    "lesion_contrast",
     "paired_difference",
     "rank_methods",
     "reliability",

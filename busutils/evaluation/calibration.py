@@ -1,4 +1,4 @@
-"""Does a probability of 0.8 mean that 8 of 10 such pixels are lesion?"""
+"""Calibration of probability maps: reliability table, expected calibration error, temperature scaling."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, optimize, special
 
-__all__ = ["contour_band", "expected_calibration_error", "fit_temperature", "reliability", "with_temperature"]
-
 
 def contour_band(mask: np.ndarray, pred: np.ndarray, *, radius: float = 10.0) -> np.ndarray:
-    """Pixels near the contour of the reference or of the prediction, where the hard decisions are.
+    """Pixels near the contour of the reference or of the prediction, where most errors are.
 
     Parameters
     ----------
@@ -43,7 +41,7 @@ def contour_band(mask: np.ndarray, pred: np.ndarray, *, radius: float = 10.0) ->
 
 
 def with_temperature(prob: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits by a temperature: above 1 the probabilities become less extreme, and no mask at 0.5 changes.
+    """Divide the logits by a temperature; above 1, probabilities become less extreme. The mask at 0.5 does not change.
 
     Parameters
     ----------
@@ -91,7 +89,7 @@ def fit_temperature(masks: Sequence[np.ndarray], probs: Sequence[np.ndarray]) ->
 
 
 def reliability(masks: Sequence[np.ndarray], probs: Sequence[np.ndarray], *, bins: int = 10) -> pd.DataFrame:
-    """Compare predicted probabilities with how often they came true, pixel by pixel.
+    """Compare predicted probabilities with observed frequencies, pixel by pixel.
 
     Parameters
     ----------
@@ -150,7 +148,7 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     Returns
     -------
     float
-        In [0, 1]; 0 is perfect. The many easy background pixels make it look small in segmentation.
+        In [0, 1]; 0 is perfect. In segmentation, the many easy background pixels make it small.
 
     References
     ----------

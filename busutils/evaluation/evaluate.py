@@ -1,8 +1,7 @@
-"""One table of scores, whoever drew the masks."""
+"""Score the masks of a segmenter or of any other program, and summarise the scores."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,28 +10,15 @@ import numpy as np
 import pandas as pd
 
 from busutils import metrics
-from busutils.datasets import LesionDataset
+from busutils.datasets import LesionDataset, Record
 from busutils.errors import BusutilsError
 from busutils.evaluation.statistics import bootstrap_mean
 from busutils.io import DatasetError, read_image, read_mask, resize_mask
 from busutils.models.segmenter import Segmenter
 
-__all__ = [
-    "ENTRY_HEAD",
-    "SCORES",
-    "EvaluationError",
-    "compare_methods",
-    "entry_row",
-    "evaluate",
-    "evaluate_masks",
-    "score_masks",
-    "summarise",
-]
-
 #: Head of the Markdown table that :func:`entry_row` writes a row of.
 ENTRY_HEAD = "| Method | Images | Dice | IoU | HD95, px | NSD | Missed | Specificity on normals |\n|---|---|---|---|---|---|---|---|"
-SCORES = ("dice", "iou", "precision", "recall", "accuracy", "hd95", "nsd")
-
+SIZE_BANDS = ("below 3 %", "3 to 10 %", "above 10 %")  # of the image; near BUSI's thirds
 
 _Masks = Sequence[np.ndarray] | np.ndarray  # one mask an image
 
@@ -42,7 +28,7 @@ class EvaluationError(BusutilsError):
 
 
 def score_masks(dataset: LesionDataset, masks: _Masks, preds: _Masks) -> pd.DataFrame:
-    """Score predicted masks that are at hand.
+    """Score predicted masks that are in memory.
 
     Parameters
     ----------
@@ -63,16 +49,6 @@ def score_masks(dataset: LesionDataset, masks: _Masks, preds: _Masks) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def _native(dataset: LesionDataset, preds: _Masks, masks: _Masks) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "dice_native": [metrics.dice(m, p) for m, p in zip(masks, preds, strict=True)],
-            "iou_native": [metrics.iou(m, p) for m, p in zip(masks, preds, strict=True)],
-            "hd95_native": [metrics.hd95(m, p) for m, p in zip(masks, preds, strict=True)],
-        }
-    )
-
-
 def evaluate(segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, native: bool = False) -> pd.DataFrame:
     """Score a segmenter on every image of a set.
 
@@ -81,7 +57,7 @@ def evaluate(segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, n
     segmenter : Segmenter
         Fitted, or of a kind that needs no fitting.
     dataset : LesionDataset
-        Images it never saw. Nothing here can check that: split by group.
+        Images that were not used for training; this is not checked.
     size : int, default 256
         Images and masks are brought to this square, and scored there.
     native : bool, default False
@@ -104,7 +80,8 @@ def evaluate(segmenter: Segmenter, dataset: LesionDataset, size: int = 256, *, n
     if native:
         pairs = [dataset.load_native(i) for i in range(len(dataset))]
         preds = segmenter.predict([image for image, _ in pairs])
-        table = pd.concat([table, _native(dataset, preds, [mask for _, mask in pairs])], axis=1)
+        native_table = score_masks(dataset, [mask for _, mask in pairs], preds)
+        table = table.join(native_table[["dice", "iou", "hd95"]].add_suffix("_native"))
     return table
 
 
@@ -133,27 +110,15 @@ def compare_methods(
     return pd.concat(tables, ignore_index=True)
 
 
-_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
 def _mask_file(folder: Path, record_id: str) -> Path | None:
-    # Where both are there, <id>.png may be the image.
-    for stem in (f"{record_id}_mask", record_id):
-        for suffix in _SUFFIXES:
-            if (path := folder / f"{stem}{suffix}").is_file():
-                return path
-    return None
-
-
-def _read_mask(path: Path) -> np.ndarray:
-    try:
-        return read_mask(path) > 127
-    except DatasetError as error:
-        raise EvaluationError(str(error)) from error
+    # Where both exist, <id>.png may be the image.
+    suffixes = (".png", ".bmp", ".tif", ".tiff", ".webp")
+    paths = [folder / f"{stem}{suffix}" for stem in (f"{record_id}_mask", record_id) for suffix in suffixes]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size: int = 256) -> pd.DataFrame:
-    """Score masks that any other program drew.
+    """Score masks from any other program.
 
     Parameters
     ----------
@@ -175,15 +140,15 @@ def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size:
     ------
     EvaluationError
         If the folder is missing, an image has no mask, or a mask cannot be read, is not black and white, or has other
-        proportions than its image. Leaving out the hard images is not an option.
+        proportions than its image. No image may be left out.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise EvaluationError(f"there is no folder {folder} with predicted masks: check the path")
     if not len(dataset):
         raise EvaluationError("there is no image to evaluate: the set is empty")
-    paths = {record.id: _mask_file(folder, record.id) for record in dataset}
-    missing = [record_id for record_id, path in paths.items() if path is None]
+    paths = [_mask_file(folder, record.id) for record in dataset]
+    missing = [record.id for record, path in zip(dataset, paths, strict=True) if path is None]
     if missing:
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise EvaluationError(
@@ -191,19 +156,23 @@ def evaluate_masks(folder: str | os.PathLike[str], dataset: LesionDataset, size:
             f"write one PNG an image, named <id>.png, black where nothing was found"
         )
     _, masks = dataset.load_arrays(size)
-    preds = []
-    for record in dataset:
-        path = paths[record.id]
-        assert path is not None
-        drawn, (height, width) = _read_mask(path), read_image(record.image).shape
-        # A pixel more or less is rounding.
-        if abs(drawn.shape[0] * width - drawn.shape[1] * height) > 2 * max(height, width):
-            raise EvaluationError(
-                f"{path} has {drawn.shape[1]} x {drawn.shape[0]} pixels (width x height), but its image {width} x {height}: "
-                f"write masks as large as the images, or of their proportions"
-            )
-        preds.append(resize_mask(drawn, size))
+    preds = [_read_prediction(path, record, size) for path, record in zip(paths, dataset, strict=True) if path]
     return score_masks(dataset, masks, preds)
+
+
+def _read_prediction(path: Path, record: Record, size: int) -> np.ndarray:
+    try:
+        pred = read_mask(path) > 127
+    except DatasetError as error:
+        raise EvaluationError(str(error)) from error
+    height, width = read_image(record.image).shape
+    # A difference of one pixel is rounding.
+    if abs(pred.shape[0] * width - pred.shape[1] * height) > 2 * max(height, width):
+        raise EvaluationError(
+            f"{path} has {pred.shape[1]} x {pred.shape[0]} pixels (width x height), but its image {width} x {height}: "
+            f"write masks as large as the images, or of their proportions"
+        )
+    return resize_mask(pred, size)
 
 
 def summarise(
@@ -211,23 +180,18 @@ def summarise(
     by: str | Sequence[str] | None = None,
     *,
     scores: Sequence[str] = ("dice", "iou"),
-    level: float = 0.95,
-    n_boot: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Means over lesion images with intervals over groups, and specificity on normal images.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an image, from :func:`evaluate`; several methods below each other if `by` tells them apart. A column
-        ``seed`` tells several trainings of a method apart: they are averaged, and the intervals cover their chance too.
+        One row an image, from :func:`evaluate`; of several methods if `by` distinguishes them. A column ``seed``
+        distinguishes several trainings of a method: they are averaged, and the intervals cover the variation between them.
     by : str or sequence of str, optional
-        Columns to tell apart, such as ``"method"`` or ``["method", "label"]``.
+        Columns to group by, such as ``"method"`` or ``["method", "label"]``.
     scores : sequence of str
         Columns to average.
-    level, n_boot, seed
-        Of the bootstrap, see :func:`busutils.evaluation.bootstrap_mean`.
 
     Returns
     -------
@@ -242,25 +206,40 @@ def summarise(
     for name, part in parts:
         row: dict[str, object] = dict(zip(by, name if isinstance(name, tuple) else (name,), strict=True))
         lesions, normals = part[part["mask_area"] > 0], part[part["mask_area"] == 0]
-        several = "seed" in part
-        n_lesions, n_normals = ((t["id"].nunique() if several else len(t)) for t in (lesions, normals))
+        trainings = lesions["seed"] if "seed" in part else None
+        n_lesions, n_normals = ((t["id"].nunique() if "seed" in part else len(t)) for t in (lesions, normals))
         row |= {"n": n_lesions, "groups": lesions["group"].nunique()}
         for score in scores:
-            interval = bootstrap_mean(
-                lesions[score],
-                lesions["group"].to_numpy(),
-                trainings=lesions["seed"].to_numpy() if several else None,
-                level=level,
-                n_boot=n_boot,
-                seed=seed,
-            )
+            interval = bootstrap_mean(lesions[score], lesions["group"], trainings=trainings)
             row |= {score: interval.mean, f"{score}_low": interval.low, f"{score}_high": interval.high}
-        row["dice_median"] = float(lesions["dice"].median()) if len(lesions) else math.nan
-        row["missed"] = float((lesions["dice"] < 0.1).mean()) if len(lesions) else math.nan
+        row["dice_median"] = lesions["dice"].median()
+        row["missed"] = (lesions["dice"] < 0.1).mean()
         row["n_normal"] = n_normals
-        row["normal_specificity"] = float((normals["pred_area"] == 0).mean()) if len(normals) else math.nan
+        row["normal_specificity"] = (normals["pred_area"] == 0).mean()
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def add_size_band(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the column ``size``: which share of the image the lesion fills.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an image, from :func:`evaluate`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A copy with an ordered category; missing for images without a lesion.
+
+    Examples
+    --------
+    >>> add_size_band(pd.DataFrame({"mask_area": [0.0, 0.01, 0.2]}))["size"].tolist()
+    [nan, 'below 3 %', 'above 10 %']
+    """
+    shares = table["mask_area"].where(table["mask_area"] > 0)
+    return table.assign(size=pd.cut(shares, [0, 0.03, 0.1, 1], labels=list(SIZE_BANDS)))
 
 
 def entry_row(table: pd.DataFrame, method: str) -> str:

@@ -1,27 +1,24 @@
-"""Several methods on the same images: every pair compared, ranks with their uncertainty, lesions by size."""
+"""Several methods on the same images: comparison of every pair, paired differences, ranks with intervals."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from busutils.evaluation.statistics import Interval, bootstrap_mean, compare
 
-__all__ = ["compare_all", "holm", "paired_difference", "rank_methods"]
-
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Correct p-values for how many there are, after Holm.
+    """Correct p-values for multiple comparisons by Holm's method.
 
     Parameters
     ----------
     p_values : (N,) sequence of float
-        ``nan`` marks a comparison that was none; it stays ``nan`` and does not count.
+        ``nan`` marks a comparison without a p-value; it stays ``nan`` and does not count.
 
     Returns
     -------
@@ -56,18 +53,8 @@ def _lesion_scores(table: pd.DataFrame, score: str) -> tuple[pd.DataFrame, pd.Se
     return scores, lesions.drop_duplicates("id").set_index("id")["group"][scores.index]
 
 
-def paired_difference(
-    table: pd.DataFrame,
-    column: str,
-    first: str,
-    second: str,
-    score: str = "dice",
-    *,
-    level: float = 0.95,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """How much more the first has than the second, image by image, over images with a lesion that both were scored on.
+def paired_difference(table: pd.DataFrame, column: str, first: str, second: str, score: str = "dice") -> Interval:
+    """Mean paired difference of two methods or settings, over images with a lesion that both were scored on.
 
     Parameters
     ----------
@@ -75,20 +62,18 @@ def paired_difference(
         One row an image and training, with the columns ``id, group, mask_area``, the score, and ``seed`` where there are
         several trainings.
     column : str
-        Tells the two apart, such as ``"method"``.
+        Column that distinguishes the two, such as ``"method"``.
     first, second : str
         Values of `column`.
     score : str, default "dice"
         Column to compare.
-    level, n_boot, seed
-        As in :func:`busutils.evaluation.bootstrap_mean`.
 
     Returns
     -------
     Interval
-        Mean difference, first minus second. Trainings with equal seeds are compared in pairs, several trainings of one side
-        each with the only one of the other; both kinds are drawn anew as groups are, so that the interval covers their
-        chance. Unequal seeds on both sides are averaged first.
+        Mean difference, first minus second. Trainings with equal seeds are compared in pairs; where one side has a single
+        training, each training of the other side is compared with it. Both are resampled as groups are, so that the
+        interval covers the variation between trainings. Unequal seeds on both sides are averaged first.
 
     Raises
     ------
@@ -119,13 +104,10 @@ def paired_difference(
     more = more.rename_axis(columns="training").stack().rename("difference").dropna().reset_index()
     if more.empty:
         raise ValueError(f"{first} and {second} were scored on no image in common that shows a lesion")
-    options: dict[str, Any] = {"level": level, "n_boot": n_boot, "seed": seed}
-    return bootstrap_mean(more["difference"], more["group"], trainings=more["training"], **options)
+    return bootstrap_mean(more["difference"], more["group"], trainings=more["training"])
 
 
-def compare_all(
-    table: pd.DataFrame, score: str = "dice", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+def compare_all(table: pd.DataFrame, score: str = "dice") -> pd.DataFrame:
     """Compare every pair of methods on the lesion images that all of them were scored on.
 
     Parameters
@@ -135,8 +117,6 @@ def compare_all(
         :func:`busutils.benchmark.run_benchmark` for one test set. Several trainings of a method are averaged.
     score : str, default "dice"
         Column to compare.
-    level, n_boot, seed
-        As in :func:`busutils.evaluation.bootstrap_mean`.
 
     Returns
     -------
@@ -152,24 +132,22 @@ def compare_all(
     scores, groups = _lesion_scores(table, score)
     rows = []
     for first, second in itertools.combinations(scores.columns, 2):
-        found = compare(scores[first], scores[second], groups.to_numpy(), level=level, n_boot=n_boot, seed=seed)
+        found = compare(scores[first], scores[second], groups)
         rows.append((first, second, *found.difference, found.p_value, found.effect))
     result = pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "p", "effect"])
     result.insert(6, "p_holm", holm(result["p"]))
     return result
 
 
-def rank_methods(
-    table: pd.DataFrame, score: str = "dice", *, level: float = 0.95, n_boot: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Rank methods by their mean score, and say how sure the ranks are.
+def rank_methods(table: pd.DataFrame, score: str = "dice") -> pd.DataFrame:
+    """Rank methods by their mean score, with 95 % intervals of the ranks.
+
+    Groups are resampled 2,000 times and the methods ranked each time; the bounds are quantiles of those ranks.
 
     Parameters
     ----------
     table, score
         As in :func:`compare_all`.
-    level, n_boot, seed
-        Groups are drawn again `n_boot` times, the methods ranked each time; the bounds are quantiles of those ranks.
 
     Returns
     -------
@@ -186,7 +164,7 @@ def rank_methods(
     _, index = np.unique(groups, return_inverse=True)
     sums = np.stack([np.bincount(index, weights=scores[name]) for name in scores.columns], axis=1)
     sizes = np.bincount(index)
-    times = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=n_boot)
+    times = np.random.default_rng(0).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=2000)
     means = pd.DataFrame((times @ sums) / (times @ sizes)[:, None], columns=scores.columns).round(12)
     ranks = means.rank(axis=1, ascending=False, method="min")
     won = ranks.eq(1)
@@ -194,8 +172,8 @@ def rank_methods(
         {
             "mean": scores.mean(),
             "rank": scores.mean().round(12).rank(ascending=False, method="min").astype(int),
-            "rank_low": ranks.quantile((1 - level) / 2).round().astype(int),
-            "rank_high": ranks.quantile((1 + level) / 2).round().astype(int),
+            "rank_low": ranks.quantile(0.025).round().astype(int),
+            "rank_high": ranks.quantile(0.975).round().astype(int),
             "first": won.div(won.sum(axis=1), axis=0).mean(),
         }
     )

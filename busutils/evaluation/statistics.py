@@ -1,4 +1,4 @@
-"""How sure a mean is, and whether one method is better than another.
+"""Bootstrap intervals of means and paired comparisons of methods.
 
 Near-duplicates and images of one patient are not independent. Everything here therefore resamples and compares **groups**,
 not images.
@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
-
-__all__ = ["Comparison", "Interval", "bootstrap_mean", "compare"]
 
 
 class Interval(NamedTuple):
@@ -36,11 +34,6 @@ class Comparison(NamedTuple):
     n_groups: int
 
 
-def _group_sums(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    _, index = np.unique(groups, return_inverse=True)
-    return np.bincount(index, weights=values), np.bincount(index)
-
-
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray,
     groups: Sequence[Any] | np.ndarray | None = None,
@@ -60,7 +53,7 @@ def bootstrap_mean(
         Group of every image; each image is its own by default.
     trainings : (N,) sequence, optional
         Which training of a method each score comes from, such as its seed. Trainings are then resampled too, so that the
-        interval covers their chance as well; with two or three of them it is still a rough one.
+        interval covers the variation between them; with two or three trainings it is a rough estimate.
     level : float, default 0.95
         Coverage of the interval.
     n_boot : int, default 2000
@@ -85,11 +78,10 @@ def bootstrap_mean(
     """
     values = np.asarray(values, dtype=float)
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
-    if len(groups) != len(values):
-        raise ValueError(f"{len(values)} values but {len(groups)} groups: give one group a value")
     trainings = np.zeros(len(values), int) if trainings is None else np.asarray(trainings)
-    if len(trainings) != len(values):
-        raise ValueError(f"{len(values)} values but {len(trainings)} trainings: give one training a value")
+    for name, labels in (("groups", groups), ("trainings", trainings)):
+        if len(labels) != len(values):
+            raise ValueError(f"{len(values)} values but {len(labels)} {name}: they must be equally many")
     defined = ~np.isnan(values)
     if not defined.any():
         return Interval(math.nan, math.nan, math.nan)
@@ -115,15 +107,7 @@ def bootstrap_mean(
     return Interval(mean, float(low), float(high))
 
 
-def compare(
-    first: Sequence[float],
-    second: Sequence[float],
-    groups: Sequence[Any] | None = None,
-    *,
-    level: float = 0.95,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> Comparison:
+def compare(first: Sequence[float], second: Sequence[float], groups: Sequence[Any] | None = None) -> Comparison:
     """Compare two methods on the same images.
 
     Parameters
@@ -132,8 +116,6 @@ def compare(
         Scores of the same images in the same order; an image on which either is ``nan`` is left out.
     groups : (N,) sequence, optional
         Group of every image.
-    level, n_boot, seed
-        As in :func:`bootstrap_mean`.
 
     Returns
     -------
@@ -161,10 +143,10 @@ def compare(
         raise ValueError(f"{len(first)} and {len(second)} scores: compare methods on the same images")
     groups = np.arange(len(first)) if groups is None else np.asarray(groups)
     difference = first - second
-    interval = bootstrap_mean(difference, groups, level=level, n_boot=n_boot, seed=seed)
+    interval = bootstrap_mean(difference, groups)
     defined = ~np.isnan(difference)
-    sums, sizes = _group_sums(difference[defined], groups[defined])
-    means = sums / np.maximum(sizes, 1)
+    _, row = np.unique(groups[defined], return_inverse=True)
+    means = np.bincount(row, weights=difference[defined]) / np.bincount(row)
     moved = means[means != 0]
     if not len(moved):
         return Comparison(interval, math.nan, 0.0, len(means))

@@ -1,6 +1,6 @@
-"""What a network looks at, whether such pictures can be believed, and how uncertain a mask is.
+"""Feature maps and attribution maps of a network, sanity checks of such maps, and the uncertainty of a mask.
 
-Gradient methods need Keras' TensorFlow engine and say so on another.
+Gradient methods need Keras' TensorFlow backend.
 """
 
 from busutils.explain.activation import (
@@ -18,7 +18,6 @@ from busutils.explain.sanity import (
     edge_map,
     energy_inside,
     map_similarity,
-    randomisation_curve,
     randomise,
     with_calipers,
     without_shadow,
@@ -49,7 +48,6 @@ __all__ = [
     "map_similarity",
     "mean_entropy",
     "occlusion",
-    "randomisation_curve",
     "randomise",
     "rank_channels",
     "receptive_field",

@@ -1,4 +1,4 @@
-"""Feature maps of a trained U-Net, what its channels match, and how far each level sees."""
+"""Feature maps of a trained U-Net, network dissection of its channels, and receptive fields of its levels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from busutils import metrics
 from busutils.io import resize_image, resize_map
 from busutils.models.segmenter import Segmenter, check_images
 
-__all__ = ["dissect", "feature_maps", "levels_of", "rank_channels", "receptive_field", "receptive_fields"]
-
 
 def network_of(segmenter: Segmenter) -> Any:
-    """Network of a segmenter, or one sentence that it has none."""
+    """Network of a segmenter; an error if it has none."""
     network = segmenter.network_
     if network is None:
         raise ValueError(f"a {type(segmenter).__name__} has no network to look into: give a fitted UNetSegmenter")
@@ -25,7 +23,7 @@ def network_of(segmenter: Segmenter) -> Any:
 
 
 def layer_of(network: Any, name: str) -> Any:
-    """Layer by name, or the list of those there are."""
+    """Layer by name; an error that lists the layers if there is none of that name."""
     names = [layer.name for layer in network.layers]
     if name not in names:
         levels = _levels(names)
@@ -62,13 +60,13 @@ def levels_of(segmenter: Segmenter) -> list[str]:
 
 
 def tensorflow_for(method: str) -> Any:
-    """TensorFlow, or one sentence that a gradient method needs it."""
+    """TensorFlow; an error if Keras runs on another backend, since gradient methods need it."""
     from busutils.models.backend import keras
 
-    engine = keras.backend.backend()
-    if engine != "tensorflow":
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
         raise RuntimeError(
-            f"{method} needs Keras' TensorFlow engine, this is {engine}: set KERAS_BACKEND=tensorflow, or use occlusion"
+            f"{method} needs Keras' TensorFlow backend, this is {backend}: set KERAS_BACKEND=tensorflow, or use occlusion"
         )
     import tensorflow as tf
 
@@ -76,38 +74,32 @@ def tensorflow_for(method: str) -> Any:
 
 
 def part_of(network: Any, ends: Sequence[str], start: str | None = None) -> Any:
-    """Model from the network's input, or from the output of a layer, to layers' outputs; kept for the next call.
+    """Model from the network's input, or from the output of a layer, to a dict of layers' outputs; kept for the next call.
 
     Building one anew for every image would cost more than the image.
     """
     from busutils.models.backend import keras
 
-    key = (start, *ends)
     parts = _PARTS.setdefault(network, {})
-    if key not in parts:
-        given = network.inputs[0] if start is None else layer_of(network, start).output
-        parts[key] = keras.Model(given, [layer_of(network, name).output for name in ends])
-    return parts[key]
+    if (start, *ends) not in parts:
+        first = network.inputs[0] if start is None else layer_of(network, start).output
+        parts[start, *ends] = keras.Model(first, {name: layer_of(network, name).output for name in ends})
+    return parts[start, *ends]
 
 
 _PARTS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def listed(values: Any) -> list:
-    """Outputs of a model as a list: Keras unpacks a single one."""
-    return list(values) if isinstance(values, list | tuple) else [values]
-
-
 def standardised(network: Any, batch: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """Images as they leave the network's first step, and that step's name (none if the network has no such step).
+    """Images after the network's first step, and that step's name (none if the network has no such step).
 
-    The step gives every image zero mean and unit variance, so that every grey value has a share in every output. Behind
-    it, a pixel reaches its receptive field only.
+    The step gives every image zero mean and unit variance, so that every grey value influences every output. After it,
+    a pixel influences its receptive field only.
     """
-    if not any(layer.name == "standardise" for layer in network.layers):
+    name = "standardise"
+    if not any(layer.name == name for layer in network.layers):
         return batch, None
-    (values,) = listed(part_of(network, ["standardise"]).predict_on_batch(batch))
-    return np.asarray(values, np.float32), "standardise"
+    return np.asarray(part_of(network, [name]).predict_on_batch(batch)[name], np.float32), name
 
 
 def batch_of(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
@@ -139,11 +131,8 @@ def feature_maps(segmenter: Segmenter, image: np.ndarray, layers: Sequence[str] 
         If the segmenter has no network or the network no such layer.
     """
     layers = levels_of(segmenter) if layers is None else layers
-    values = listed(part_of(network_of(segmenter), layers).predict_on_batch(batch_of(segmenter, image)))
-    return {
-        name: np.moveaxis(np.asarray(value)[0], -1, 0).astype(np.float32)
-        for name, value in zip(layers, values, strict=True)
-    }
+    values = part_of(network_of(segmenter), layers).predict_on_batch(batch_of(segmenter, image))
+    return {name: np.moveaxis(np.asarray(values[name])[0], -1, 0).astype(np.float32) for name in layers}
 
 
 def rank_channels(maps: np.ndarray, mask: np.ndarray) -> pd.DataFrame:
@@ -200,7 +189,7 @@ def dissect(
     """Which structure each channel detects: network dissection over several images.
 
     Every map is enlarged to its image. One cut a channel and structure leaves as many pixels over all images as the
-    structure has; the IoU of both says how well they match. A channel may thus stay dark in images without it.
+    structure has; the IoU of both says how well they match. A channel need not respond in images without the structure.
 
     Parameters
     ----------
@@ -209,7 +198,7 @@ def dissect(
     images : sequence of (H, W) uint8 ndarray
         Images.
     structures : sequence of mapping of str to (H, W) bool ndarray
-        Where each structure lies, image by image, as :func:`busutils.phantom.structures` tells it. A structure
+        Mask of each structure, image by image, as from :func:`busutils.phantom.structures`. A structure
         that no image shows is left out.
     layers : sequence of str, optional
         Every level by default.
@@ -217,7 +206,7 @@ def dissect(
     Returns
     -------
     pandas.DataFrame
-        ``layer, channel, structure, iou, chance``; the last is the IoU of as many pixels thrown at random.
+        ``layer, channel, structure, iou, chance``; the last is the IoU of as many random pixels.
 
     Raises
     ------
@@ -233,14 +222,11 @@ def dissect(
         mask.shape != image.shape for image, masks in zip(images, structures, strict=True) for mask in masks.values()
     ):
         raise ValueError("give one set of structures an image, each mask as large as its image")
-    names = list(dict.fromkeys(name for masks in structures for name in masks))
-    truths = {
-        name: np.concatenate(
-            [masks.get(name, np.zeros(i.shape, bool)).ravel() for i, masks in zip(images, structures, strict=True)]
-        )
-        for name in names
-    }
-    truths = {name: truth for name, truth in truths.items() if truth.any()}
+    truths = {}
+    for name in dict.fromkeys(name for masks in structures for name in masks):
+        parts = [masks.get(name, np.zeros(i.shape, bool)).ravel() for i, masks in zip(images, structures, strict=True)]
+        if any(part.any() for part in parts):
+            truths[name] = np.concatenate(parts)
     shares = np.array([truth.mean() for truth in truths.values()])
     layers = levels_of(segmenter) if layers is None else layers
     found = [feature_maps(segmenter, image, layers) for image in images]
@@ -258,7 +244,7 @@ def dissect(
 
 
 def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer: str = "dec1") -> np.ndarray:
-    """Receptive field as it is used: how strongly the middle of a layer depends on every pixel.
+    """Effective receptive field: how strongly the centre of a layer depends on every pixel.
 
     The mean, over images, of the magnitude of a gradient: that of the summed channels at the layer's central place with
     respect to the standardised image.
@@ -266,11 +252,11 @@ def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer
     Parameters
     ----------
     segmenter : Segmenter
-        A fitted one with a network, on the TensorFlow engine.
+        A fitted one with a network, on the TensorFlow backend.
     images : sequence of (H, W) uint8 ndarray
         Images.
     layer : str, default "dec1"
-        Whose central place is asked.
+        The layer whose central position is used.
 
     Returns
     -------
@@ -282,7 +268,7 @@ def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer
     ValueError
         If the segmenter has no network, or the network no such layer.
     RuntimeError
-        If Keras runs on another engine than TensorFlow.
+        If Keras runs on another backend than TensorFlow.
 
     References
     ----------
@@ -298,7 +284,7 @@ def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer
         start = tf.constant(pixels)
         with tf.GradientTape() as tape:
             tape.watch(start)
-            (values,) = listed(part_of(network, [layer], name)(start, training=False))
+            values = part_of(network, [layer], name)(start, training=False)[layer]
             place = tf.reduce_sum(tf.cast(values[0, values.shape[1] // 2, values.shape[2] // 2], tf.float32))
         total += np.abs(tape.gradient(place, start)[0, ..., 0].numpy())
     return (total / total.sum() if total.any() else total).astype(np.float32)
@@ -307,7 +293,7 @@ def receptive_field(segmenter: Segmenter, images: Sequence[np.ndarray], *, layer
 def receptive_fields(
     segmenter: Segmenter, images: Sequence[np.ndarray], layers: Sequence[str] | None = None, *, share: float = 0.95
 ) -> pd.DataFrame:
-    """Compare how far each level could see with how far it does.
+    """Compare the theoretical receptive field of each level with the effective one.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Which pixels, or which places of a layer, speak for a mask: CAMs, integrated gradients, occlusion.
+"""Attribution maps of a mask: Seg-Grad-CAM, HiRes-CAM, gradients, integrated gradients, occlusion.
 
-Gradient methods need Keras' TensorFlow engine; occlusion works with any segmenter.
+Gradient methods need Keras' TensorFlow backend; occlusion works with any segmenter.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from busutils.explain.activation import batch_of, layer_of, listed, network_of, part_of, standardised, tensorflow_for
+from busutils.explain.activation import batch_of, network_of, part_of, standardised, tensorflow_for
 from busutils.io import resize_map, resize_mask
 from busutils.models.segmenter import Segmenter, check_images
 
-__all__ = ["hires_cam", "input_gradients", "integrated_gradients", "occlusion", "seg_grad_cam"]
-
 
 def _region(segmenter: Segmenter, image: np.ndarray, region: np.ndarray | None) -> np.ndarray:
-    """Pixels that are asked about: the given ones, else the prediction, else all."""
+    """Pixels to be explained: the given ones, else the prediction, else all."""
     if region is None:
         region = segmenter.predict([image])[0]
         region = region if region.any() else np.ones(image.shape, bool)
@@ -28,36 +26,37 @@ def _region(segmenter: Segmenter, image: np.ndarray, region: np.ndarray | None) 
     return region
 
 
-def _squared(region: np.ndarray, size: int) -> np.ndarray:
-    pixels = resize_mask(region, size)
-    if not pixels.any():  # a single pixel may fall between the coarser ones
-        rows, columns = np.nonzero(region)
-        scale = size / np.array(region.shape)
-        pixels[int(rows[0] * scale[0]), int(columns[0] * scale[1])] = True
-    return pixels
+def _region_weights(segmenter: Segmenter, image: np.ndarray, region: np.ndarray | None) -> np.ndarray:
+    """The region at the network's size, 1 inside and 0 outside."""
+    region, size = _region(segmenter, image, region), segmenter.size
+    weights = resize_mask(region, size).astype(np.float32)
+    if not weights.any():  # a single pixel may fall between the coarser ones
+        row, column = np.argwhere(region)[0] * size // region.shape
+        weights[row, column] = 1
+    return weights
 
 
 def _gradients(network: Any, tf: Any, layer: str | None, start: str | None = None) -> Any:
-    """Compile activations of a layer (of the start if none is named) and the gradient of weighted logits there.
+    """Compiled function from an input to the activations of a layer and the gradient of weighted logits there.
 
-    Compiled, the gradients of the weights, which nobody asks for, are never computed. Kept as long as the network.
+    Without a `layer`, those of the input itself: the network's, or the output of the layer `start`. Compiled, the
+    gradients of the weights, which are not needed, are never computed. Kept as long as the network.
     """
     compiled = _COMPILED.setdefault(network, {})
     if (layer, start) not in compiled:
-        ends = ["logits"] if layer is None else ["logits", layer]
-        model = part_of(network, ends, start)
+        model = part_of(network, ["logits"] if layer is None else ["logits", layer], start)
 
         @tf.function(reduce_retracing=True)
-        def run(given: Any, weights: Any) -> tuple[Any, Any]:
+        def run(inputs: Any, weights: Any) -> tuple[Any, Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(given)
-                logits, *rest = listed(model(given, training=False))
-                total = tf.reduce_sum(tf.cast(logits[..., 0], tf.float32) * weights)
-            at = rest[0] if rest else given
-            gradient = tape.gradient(total, at)
+                tape.watch(inputs)
+                outputs = model(inputs, training=False)
+                total = tf.reduce_sum(tf.cast(outputs["logits"][..., 0], tf.float32) * weights)
+            activations = inputs if layer is None else outputs[layer]
+            gradient = tape.gradient(total, activations)
             if gradient is None:
                 raise ValueError(f"layer {layer!r} comes after the logits: choose an earlier one")
-            return tf.cast(at, tf.float32), tf.cast(gradient, tf.float32)
+            return tf.cast(activations, tf.float32), tf.cast(gradient, tf.float32)
 
         compiled[layer, start] = run
     return compiled[layer, start]
@@ -67,14 +66,12 @@ _COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def _layer_gradients(
-    segmenter: Segmenter, image: np.ndarray, layer: str, region: np.ndarray | None, method: str
+    segmenter: Segmenter, image: np.ndarray, layer: str | None, region: np.ndarray | None, method: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Activations of a layer, and the gradient of the region's summed logits with respect to them; both ``(h, w, C)``."""
+    """Activations of a layer (or the input), and the gradient of the region's summed logits there; both ``(h, w, C)``."""
     tf = tensorflow_for(method)
-    network = network_of(segmenter)
-    layer_of(network, layer)
-    weights = _squared(_region(segmenter, image, region), segmenter.size).astype(np.float32)
-    run = _gradients(network, tf, layer)
+    run = _gradients(network_of(segmenter), tf, layer)
+    weights = _region_weights(segmenter, image, region)
     activations, gradients = run(tf.constant(batch_of(segmenter, image)), tf.constant(weights))
     return activations[0].numpy(), gradients[0].numpy()
 
@@ -82,21 +79,21 @@ def _layer_gradients(
 def seg_grad_cam(
     segmenter: Segmenter, image: np.ndarray, *, layer: str = "bottleneck", region: np.ndarray | None = None
 ) -> np.ndarray:
-    """Seg-Grad-CAM: which places of a layer raise the logits of a set of pixels.
+    """Seg-Grad-CAM: which positions of a layer raise the logits of a set of pixels.
 
     The layer's channels are weighted by the mean gradient of the region's summed logits, added, and cut below zero.
-    Logits are used because the sigmoid's slope vanishes where the network is sure.
+    Logits are used because the sigmoid saturates where the network is confident.
 
     Parameters
     ----------
     segmenter : Segmenter
-        A fitted one with a network, on the TensorFlow engine.
+        A fitted one with a network, on the TensorFlow backend.
     image : (H, W) uint8 ndarray
         Any size.
     layer : str, default "bottleneck"
         Whose activations are weighted.
     region : (H, W) bool ndarray, optional
-        Pixels that are asked about: one, a part, or the whole prediction (default; the whole image if nothing was
+        Pixels to be explained: one, a part, or the whole prediction (default; the whole image if nothing was
         predicted).
 
     Returns
@@ -109,7 +106,7 @@ def seg_grad_cam(
     ValueError
         If the segmenter has no network, the network no such layer, or `region` no pixel.
     RuntimeError
-        If Keras runs on another engine than TensorFlow.
+        If Keras runs on another backend than TensorFlow.
 
     References
     ----------
@@ -123,10 +120,10 @@ def seg_grad_cam(
 def hires_cam(
     segmenter: Segmenter, image: np.ndarray, *, layer: str = "bottleneck", region: np.ndarray | None = None
 ) -> np.ndarray:
-    """HiRes-CAM: as Seg-Grad-CAM, but every place of a channel is weighted by its own gradient.
+    """HiRes-CAM: as Seg-Grad-CAM, but every position of a channel is weighted by its own gradient.
 
-    Averaging a channel's gradient over all places lets a map light up where the layer is active although the logits
-    asked about do not depend on that place. This one cannot.
+    Averaging a channel's gradient over all positions can highlight a position where the layer is active although the
+    region's logits do not depend on it. HiRes-CAM cannot.
 
     Parameters
     ----------
@@ -152,7 +149,7 @@ def hires_cam(
 
 
 def input_gradients(segmenter: Segmenter, image: np.ndarray, *, region: np.ndarray | None = None) -> np.ndarray:
-    """Gradient of the region's summed logits with respect to every pixel: what a small change there would do.
+    """Gradient of the region's summed logits with respect to every pixel.
 
     A change of one pixel also moves the mean and the spread that the network standardises the image with, so that no
     pixel is without influence. :func:`busutils.explain.receptive_field` leaves that step out.
@@ -172,11 +169,8 @@ def input_gradients(segmenter: Segmenter, image: np.ndarray, *, region: np.ndarr
     ValueError, RuntimeError
         As :func:`seg_grad_cam`.
     """
-    tf = tensorflow_for("the gradient of the input")
-    network = network_of(segmenter)
-    weights = _squared(_region(segmenter, image, region), segmenter.size).astype(np.float32)
-    _, gradient = _gradients(network, tf, None)(tf.constant(batch_of(segmenter, image)), tf.constant(weights))
-    return gradient[0, ..., 0].numpy()
+    _, gradient = _layer_gradients(segmenter, image, None, region, "the gradient of the input")
+    return gradient[..., 0]
 
 
 def integrated_gradients(
@@ -184,8 +178,8 @@ def integrated_gradients(
 ) -> np.ndarray:
     """Integrated gradients of the region's summed logits, from an image of even grey to this one.
 
-    The path runs through standardised images, from zero. On grey values it would be no path at all: the network
-    standardises each image first, so that every faded copy of it looks the same to it, down to the last step.
+    The path runs through standardised images, from zero. A path through grey values would be constant, since the
+    network standardises each image first.
 
     Parameters
     ----------
@@ -211,7 +205,7 @@ def integrated_gradients(
     """
     tf = tensorflow_for("integrated gradients")
     network = network_of(segmenter)
-    weights = _squared(_region(segmenter, image, region), segmenter.size).astype(np.float32)
+    weights = _region_weights(segmenter, image, region)
     end, name = standardised(network, batch_of(segmenter, image))
     run = _gradients(network, tf, None, name)
     total = np.zeros(weights.shape, np.float32)
@@ -231,7 +225,7 @@ def occlusion(
 ) -> np.ndarray:
     """How much the region's mean probability falls when a part of the image is blurred away.
 
-    Needs no gradient and no network: K-Means can be asked, too.
+    Needs no gradient and no network, so that it explains K-Means, too.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checks that a pretty map must pass before anybody believes it.
+"""Sanity checks of explanation maps: randomised weights, deletion and insertion, edits of the context.
 
 References
 ----------
@@ -19,21 +19,9 @@ from busutils.explain.activation import layer_of, network_of
 from busutils.models.segmenter import Segmenter, check_images, check_masks
 from busutils.phantom.marks import draw_marks
 
-__all__ = [
-    "context_test",
-    "deletion_insertion",
-    "edge_map",
-    "energy_inside",
-    "map_similarity",
-    "randomisation_curve",
-    "randomise",
-    "with_calipers",
-    "without_shadow",
-]
-
 
 def edge_map(image: np.ndarray, *, sigma: float = 2.0) -> np.ndarray:
-    """Strength of grey-value edges: a map that knows nothing of any network, as a baseline.
+    """Strength of grey-value edges: a baseline map that depends on the image alone.
 
     Parameters
     ----------
@@ -101,7 +89,7 @@ def map_similarity(first: np.ndarray, second: np.ndarray) -> float:
 def randomise(segmenter: Segmenter, down_to: str, *, seed: int = 0) -> Segmenter:
     """Copy a segmenter and shuffle its weights, from the output back to a layer (cascading randomisation).
 
-    A map that stays as it was shows the image, not what the network has learned.
+    A map that does not change shows the image, not what the network has learned.
 
     Parameters
     ----------
@@ -125,53 +113,13 @@ def randomise(segmenter: Segmenter, down_to: str, *, seed: int = 0) -> Segmenter
     shuffled = copy.deepcopy(segmenter)
     rng = np.random.default_rng(seed)
     for layer in shuffled.network_.layers[first:]:
-        # Shuffling keeps the distribution of a layer's weights, so that only what they have learned is lost.
+        # Shuffling keeps the distribution of a layer's weights and destroys only what they have learned.
         layer.set_weights([rng.permuted(weight.ravel()).reshape(weight.shape) for weight in layer.get_weights()])
     return shuffled
 
 
-def randomisation_curve(
-    segmenter: Segmenter,
-    explain: Callable[[Segmenter, np.ndarray], np.ndarray],
-    images: Sequence[np.ndarray],
-    layers: Sequence[str],
-    *,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """How much of a map survives while more and more of the network is shuffled.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-        A fitted one with a network.
-    explain : callable
-        From a segmenter and an image to a map. It should ask about the same region before and after.
-    images : sequence of (H, W) uint8 ndarray
-        Images.
-    layers : sequence of str
-        How far back to shuffle, from the output on, such as ``["dec1", "dec3", "bottleneck", "enc1"]``.
-    seed : int, default 0
-        Of the shuffling.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an image and layer: ``image, layer, similarity`` to the map of the trained network. A curve that stays
-        high belongs to a method that shows the image.
-    """
-    before = [explain(segmenter, image) for image in images]
-    rows = []
-    for layer in layers:
-        shuffled = randomise(segmenter, layer, seed=seed)
-        for index, (image, first) in enumerate(zip(images, before, strict=True)):
-            rows.append((index, layer, map_similarity(first, explain(shuffled, image))))
-    return pd.DataFrame(rows, columns=["image", "layer", "similarity"])
-
-
-def deletion_insertion(
-    segmenter: Segmenter, image: np.ndarray, values: np.ndarray, region: np.ndarray, *, steps: int = 10
-) -> pd.DataFrame:
-    """Blur away the pixels that a map calls important, most important first; and bring them back into a blurred image.
+def deletion_insertion(segmenter: Segmenter, image: np.ndarray, values: np.ndarray, region: np.ndarray) -> pd.DataFrame:
+    """Blur the pixels that a map calls important, most important first; and restore them in a blurred image.
 
     Parameters
     ----------
@@ -182,9 +130,7 @@ def deletion_insertion(
     values : (H, W) float ndarray
         The map.
     region : (H, W) bool ndarray
-        Whose mean probability is watched.
-    steps : int, default 10
-        Equal parts of the pixels.
+        The region whose mean probability is measured.
 
     Returns
     -------
@@ -197,22 +143,20 @@ def deletion_insertion(
     Petsiuk, Das, Saenko 2018, RISE, BMVC, arXiv:1806.07421.
     """
     blurred = ndimage.gaussian_filter(image, max(image.shape) / 16, mode="nearest")
-    # Equal values, such as the zeros of a map cut at zero, come in random order and not from the top down.
+    # Equal values, such as the zeros of a map cut at zero, come in random order and not row by row.
     ties = np.random.default_rng(0).random(values.size)
-    order = np.lexsort((ties, -values.ravel()))
-    shares = np.linspace(0, 1, steps + 1)
+    rank = np.argsort(np.lexsort((ties, -values.ravel()))).reshape(values.shape)
+    shares = np.linspace(0, 1, 11)
     versions = []
     for share in shares:
-        important = np.zeros(values.size, bool)
-        important[order[: round(share * values.size)]] = True
-        important = important.reshape(values.shape)
+        important = rank < round(share * values.size)
         versions += [np.where(important, blurred, image), np.where(important, image, blurred)]
     means = [float(prob[region].mean()) for prob in segmenter.predict_proba(np.stack(versions))]
     return pd.DataFrame({"share": shares, "deleted": means[::2], "inserted": means[1::2]})
 
 
 def with_calipers(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Burn measuring crosses into an image, at the ends of the lesion's two axes, as on scanners' stored pictures.
+    """Burn calipers into an image, at the ends of the lesion's two axes, as in images stored by scanners.
 
     Parameters
     ----------
@@ -224,7 +168,7 @@ def with_calipers(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Returns
     -------
     (H, W) uint8 ndarray
-        A copy; without crosses if the mask is empty.
+        A copy; without calipers if the mask is empty.
     """
     marked = image.copy()
     # The generator decides whether to draw, not where.
@@ -235,8 +179,8 @@ def with_calipers(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def without_shadow(image: np.ndarray, mask: np.ndarray, *, smooth: float = 4.0) -> np.ndarray:
     """Lift the area below a lesion to the grey level of its neighbours at the same depth.
 
-    In a log-compressed image a loss is a difference of grey levels: adding it back takes a shadow away, or, where the area
-    is brighter, an enhancement, and leaves the speckle as it is. What the shadow turned black stays without texture.
+    In a log-compressed image a loss is a difference of grey levels: adding it back removes a shadow (or, where the area
+    is brighter, an enhancement) and keeps the speckle. Where the shadow is black, there is no texture to restore.
 
     Parameters
     ----------
@@ -264,14 +208,12 @@ def without_shadow(image: np.ndarray, mask: np.ndarray, *, smooth: float = 4.0) 
     changed = image.copy()
     if not mask.any():
         return changed
-    height, width = mask.shape
     columns = np.flatnonzero(mask.any(axis=0))
-    bottoms = height - np.argmax(mask[::-1], axis=0)  # of columns with lesion: the first row below it
-    below = (np.arange(height)[:, None] >= bottoms) & mask.any(axis=0)
-    span = columns.max() - columns.min() + 1
-    beside = np.zeros(width, bool)
-    beside[max(columns.min() - span, 0) : columns.max() + span + 1] = True
-    beside[columns.min() : columns.max() + 1] = False
+    first, last = columns[0], columns[-1]
+    below = mask.any(axis=0) & ~np.logical_or.accumulate(mask[::-1])[::-1]
+    place = np.arange(mask.shape[1])
+    distance = np.maximum(first - place, place - last)  # of columns from those of the lesion
+    beside = (distance > 0) & (distance <= last - first + 1)
     rows = np.flatnonzero(below.any(axis=1))
     if not len(rows) or not beside.any():
         return changed
@@ -289,7 +231,7 @@ def context_test(
     masks: Sequence[np.ndarray],
     change: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> pd.DataFrame:
-    """Change what surrounds the lesion, and see whether the prediction moves.
+    """Change what surrounds the lesion, and measure how much the prediction changes.
 
     Parameters
     ----------

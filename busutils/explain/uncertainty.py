@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from busutils.explain.activation import batch_of, network_of
+from busutils.explain.activation import batch_of, levels_of, network_of
 from busutils.io import resize_map
 from busutils.models.segmenter import Segmenter, check_images
-
-__all__ = ["dropout_proba", "ensemble_proba", "entropy", "mean_entropy", "risk_coverage", "tta_proba"]
 
 
 def entropy(prob: np.ndarray) -> np.ndarray:
@@ -63,7 +61,7 @@ def tta_proba(segmenter: Segmenter, images: np.ndarray | Sequence[np.ndarray]) -
         segmenter.predict_proba([darker[image] for image in images]),
         segmenter.predict_proba([brighter[image] for image in images]),
     ]
-    return _mean_and_spread(versions)
+    return _mean_and_spread(zip(*versions, strict=True))
 
 
 def dropout_proba(
@@ -76,10 +74,9 @@ def dropout_proba(
 ) -> tuple[list, list]:
     """Mean and spread of the probability while channels of the bottleneck are dropped at random (MC dropout).
 
-    A dropout layer that is always on stands behind the bottleneck: whole channels are set to zero and the others raised to
-    make up for it, as in training with ``UNetSegmenter(dropout=…)``. Nothing else is in training mode, so batch statistics
-    stay as they are. A network that was trained without dropout can be asked, too, but its spread then says how it
-    takes damage, no more.
+    A dropout layer after the bottleneck sets whole channels to zero and scales the others up, as in training with
+    ``UNetSegmenter(dropout=…)``. Nothing else is in training mode, so batch statistics stay as they are. For a network
+    trained without dropout, the spread only measures how robust it is to the loss of channels.
 
     Parameters
     ----------
@@ -108,46 +105,38 @@ def dropout_proba(
     ----------
     Gal, Ghahramani 2016, ICML, arXiv:1506.02142.
     """
-    from busutils.explain.dropout import AlwaysDropout
     from busutils.models.backend import keras
 
     network = network_of(segmenter)
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be in [0, 1), got {rate}")
-    names = [layer.name for layer in network.layers]
-    levels = [name for name in names if name.startswith("enc") and name[3:].isdigit()]
+    levels = [name for name in levels_of(segmenter) if name.startswith("enc")]
     cuts = [network.get_layer(name).output for name in [*levels, "bottleneck"]]
     contract, expand = keras.Model(network.inputs, cuts), keras.Model(cuts, network.outputs)
-    on = AlwaysDropout(rate, seed=seed)
-    means, spreads = [], []
+    dropout = keras.layers.SpatialDropout2D(rate, seed=seed)
+    stacks = []
     for image in check_images(images):
-        *skips, deepest = (
-            keras.ops.convert_to_tensor(v) for v in contract.predict_on_batch(batch_of(segmenter, image))
-        )
-        draws = on(keras.ops.repeat(deepest, samples, axis=0))
-        probs = expand.predict_on_batch([*(keras.ops.repeat(skip, samples, axis=0) for skip in skips), draws])
-        maps = np.stack([resize_map(np.asarray(prob, np.float32)[..., 0], image.shape) for prob in probs])
-        means.append(maps.mean(axis=0))
-        spreads.append(maps.std(axis=0))
-    return means, spreads
+        values = contract.predict_on_batch(batch_of(segmenter, image))
+        *skips, deepest = (keras.ops.repeat(keras.ops.convert_to_tensor(v), samples, axis=0) for v in values)
+        probs = expand.predict_on_batch([*skips, dropout(deepest, training=True)])
+        stacks.append([resize_map(np.asarray(prob, np.float32)[..., 0], image.shape) for prob in probs])
+    return _mean_and_spread(stacks)
 
 
-def ensemble_proba(
-    members: Sequence[Segmenter], images: np.ndarray | Sequence[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def ensemble_proba(members: Sequence[Segmenter], images: np.ndarray | Sequence[np.ndarray]) -> tuple[list, list]:
     """Mean and spread of the probability over segmenters of one recipe and different seeds.
 
     Parameters
     ----------
     members : sequence of Segmenter
-        Fitted ones, such as the ``members_`` of an :class:`busutils.models.EnsembleSegmenter`; at least two.
+        Fitted ones, at least two.
     images : (N, H, W) uint8 ndarray or sequence of (H, W) uint8 ndarray
         Images.
 
     Returns
     -------
     mean, spread : list of (H, W) float32 ndarray
-        Mean and standard deviation over the members: where they disagree, chance in training decided.
+        Mean and standard deviation over the members.
 
     Raises
     ------
@@ -162,14 +151,12 @@ def ensemble_proba(
     if len(members) < 2:
         raise ValueError(f"an ensemble needs at least two members, got {len(members)}")
     images = check_images(images)
-    return _mean_and_spread([member.predict_proba(images) for member in members])
+    return _mean_and_spread(zip(*(member.predict_proba(images) for member in members), strict=True))
 
 
-def _mean_and_spread(
-    versions: Sequence[Sequence[np.ndarray] | np.ndarray],
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Mean and standard deviation of each image's maps, of which every version holds one."""
-    stacks = [np.stack(maps) for maps in zip(*versions, strict=True)]
+def _mean_and_spread(maps: Iterable[Any]) -> tuple[list, list]:
+    """Mean and standard deviation of each image's maps; every item holds the maps of one image."""
+    stacks = [np.stack(of_image) for of_image in maps]
     return [stack.mean(axis=0) for stack in stacks], [stack.std(axis=0) for stack in stacks]
 
 
@@ -181,7 +168,7 @@ def mean_entropy(prob: np.ndarray, threshold: float = 0.5) -> float:
     prob : (H, W) float ndarray
         Probabilities.
     threshold : float, default 0.5
-        Pixels at or above half of it count.
+        Pixels with at least half of it count.
 
     Returns
     -------

@@ -1,7 +1,8 @@
-"""Self-checking exercises: say what is wrong, not what the answer is."""
+"""Self-checking exercises: each check says what is wrong with an answer, but never gives the answer away."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import numbers
 from collections.abc import Callable, Mapping
@@ -11,47 +12,63 @@ import numpy as np
 
 from busutils import metrics
 
-__all__ = [
-    "QUIZ",
-    "ExerciseError",
-    "check_answer",
-    "check_area",
-    "check_clusters",
-    "check_dice",
-    "check_edit",
-    "check_enlarged",
-    "check_mask",
-    "check_mean_dice",
-    "check_mean_iou",
-    "check_network",
-    "check_number",
-    "check_quiz",
-    "check_refusal",
-    "check_similarity",
-    "check_split",
-    "check_twins",
-]
-
 
 class ExerciseError(AssertionError):
     """What is wrong with an answer."""
 
 
-def _say_right(text: str) -> None:
-    print(f"✓ {text}")
+class _ToBeDone(Exception):
+    """Raised where an answer is still ``None``."""
 
 
-def _to_be_done(text: str) -> None:
-    print(f"· to be done: {text}")
+def _exercise(*, to_do: str = "replace None by your answer", right: str = "right") -> Callable[[Callable], Callable]:
+    """Turn a function that raises :class:`ExerciseError` for a wrong answer into a check that prints the result.
+
+    A check passes over exercises that are still to be done: an argument, or a value of a mapping, is ``None``.
+    """
+
+    def decorate(judge: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(judge)
+        def check(*args: Any, **options: Any) -> None:
+            try:
+                for argument in (*args, *options.values()):
+                    _require_done(argument)
+                judge(*args, **options)
+            except _ToBeDone:
+                print(f"· to be done: {to_do}")
+            else:
+                print(f"✓ {right}")
+
+        return check
+
+    return decorate
 
 
-def _number(answer: Any, what: str = "the answer") -> float:
+def _require_done(answer: Any) -> None:
+    if answer is None or (isinstance(answer, Mapping) and any(part is None for part in answer.values())):
+        raise _ToBeDone
+
+
+def _number(answer: Any, prefix: str = "") -> float:
     """Read an answer as one number."""
     if isinstance(answer, bool) or not isinstance(answer, numbers.Real | np.number):
-        raise ExerciseError(f"{what} must be one number, got {type(answer).__name__}")
+        raise ExerciseError(f"{prefix}the answer must be one number, got {type(answer).__name__}")
     return float(answer)
 
 
+def _judge_number(
+    answer: float, expected: float, mistakes: Mapping[str, float], otherwise: str, *, tolerance: float = 2e-3
+) -> None:
+    """Compare a number with the right one and with those that common mistakes lead to: message → wrong number."""
+    if abs(answer - expected) <= tolerance:
+        return
+    for message, wrong in mistakes.items():
+        if abs(answer - wrong) <= tolerance:
+            raise ExerciseError(message)
+    raise ExerciseError(otherwise)
+
+
+@_exercise()
 def check_number(answer: Any, expected: float, *, tolerance: float = 1e-3, hint: str = "") -> None:
     """Check a number; ``None`` means that the exercise is still to be done.
 
@@ -60,18 +77,15 @@ def check_number(answer: Any, expected: float, *, tolerance: float = 1e-3, hint:
     >>> check_number(0.5001, 0.5)
     ✓ right
     """
-    if answer is None:
-        _to_be_done("replace None by your answer")
-        return
     answer = _number(answer)
-    if not abs(answer - expected) <= tolerance:
-        way = "too large" if answer > expected else "too small"
-        raise ExerciseError(f"{answer:.4g} is {way}" + (f": {hint}" if hint else ""))
-    _say_right("right")
+    comparison = "too large" if answer > expected else "too small"
+    message = f"{answer:.4g} is {comparison}" + (f": {hint}" if hint else "")
+    _judge_number(answer, expected, {}, message, tolerance=tolerance)
 
 
+@_exercise(to_do="let the function return your number instead of None", right="your Dice agrees on all masks")
 def check_dice(function: Callable[[np.ndarray, np.ndarray], float | None]) -> None:
-    """Check a student's Dice on masks that catch the usual mistakes; one that returns ``None`` is still to be done.
+    """Check a student's Dice on masks that reveal common mistakes; one that returns ``None`` is still to be done.
 
     Examples
     --------
@@ -79,114 +93,105 @@ def check_dice(function: Callable[[np.ndarray, np.ndarray], float | None]) -> No
     ✓ your Dice agrees on all masks
     """
     if not callable(function):
-        raise ExerciseError("hand over the function itself: its name, without brackets")
+        raise ExerciseError("pass the function itself: its name, without brackets")
     rng = np.random.default_rng(0)
     mask, pred = rng.random((8, 8)) < 0.4, rng.random((8, 8)) < 0.4
-    cases = [
-        (mask, mask, "two equal masks"),
-        (mask, ~mask, "two masks without a common pixel"),
-        (mask, pred, "two masks that overlap in part"),
-        (mask[:4], pred[:4], "masks that are not square"),
-    ]
-    for first, second, name in cases:
-        got, expected = function(first.copy(), second.copy()), metrics.dice(first, second)
-        if got is None:
-            _to_be_done("let the function return your number instead of None")
-            return
-        if np.ndim(got) != 0:
-            raise ExerciseError(f"{name}: the result must be one number for the image, got {type(got).__name__}")
-        if abs(float(got) - expected) > 1e-9:
-            if abs(float(got) - metrics.iou(first, second)) < 1e-9:
-                raise ExerciseError(f"{name}: that is the IoU; what does Dice divide by?")
-            if abs(float(got) - metrics.accuracy(first, second)) < 1e-9:
-                raise ExerciseError(f"{name}: that is the accuracy; background pixels must not count")
-            raise ExerciseError(f"{name}: got {float(got):.3f}, which is not the Dice")
-    _say_right("your Dice agrees on all masks")
+    cases = {
+        "two equal masks": (mask, mask),
+        "two masks without a common pixel": (mask, ~mask),
+        "two masks that overlap in part": (mask, pred),
+        "masks that are not square": (mask[:4], pred[:4]),
+    }
+    for name, (first, second) in cases.items():
+        answer: Any = function(first.copy(), second.copy())
+        _require_done(answer)
+        if np.ndim(answer) != 0:
+            raise ExerciseError(f"{name}: the result must be one number for the image, got {type(answer).__name__}")
+        mistakes = {
+            f"{name}: that is the IoU; what does Dice divide by?": metrics.iou(first, second),
+            f"{name}: that is the accuracy; background pixels must not count": metrics.accuracy(first, second),
+        }
+        otherwise = f"{name}: got {float(answer):.3f}, which is not the Dice"
+        _judge_number(float(answer), metrics.dice(first, second), mistakes, otherwise, tolerance=1e-9)
 
 
+@_exercise(to_do="replace None by your mask", right="this is a mask of the image")
 def check_mask(answer: Any, image: np.ndarray) -> None:
-    """Check that an answer is a mask of an image: its form, not its quality."""
-    if answer is None:
-        _to_be_done("replace None by your mask")
-        return
+    """Check that an answer is a mask of an image: its type and shape, not its quality."""
     answer = np.asarray(answer)
     if answer.dtype != bool:
         raise ExerciseError(f"a mask is boolean, got {answer.dtype}: compare with a threshold")
     if answer.shape != image.shape:
         raise ExerciseError(f"the mask has shape {answer.shape}, its image {image.shape}")
-    _say_right("this is a mask of the image")
 
 
+@_exercise(to_do="replace None by the groups of your split", right="no group is on both sides")
 def check_split(train_groups: Any, test_groups: Any) -> None:
-    """Check that no group stands on both sides of a split.
+    """Check that no group is on both sides of a split.
 
     Examples
     --------
     >>> check_split(["a", "b"], ["c"])
     ✓ no group is on both sides
     """
-    if train_groups is None or test_groups is None:
-        _to_be_done("replace None by the groups of your split")
-        return
     common = set(map(str, train_groups)) & set(map(str, test_groups))
     if common:
-        raise ExerciseError(f"{len(common)} groups are on both sides, among them {sorted(common)[0]!r}")
+        raise ExerciseError(f"{len(common)} groups are on both sides, among them {min(common)!r}")
     if not len(train_groups) or not len(test_groups):
         raise ExerciseError("one side of the split is empty")
-    _say_right("no group is on both sides")
 
 
+@_exercise(to_do="replace None by the similarity", right="mirrored duplicates are found, other scenes are not")
 def check_similarity(function: Callable[[np.ndarray, np.ndarray], float | None], images: np.ndarray) -> None:
-    """Check a similarity of two images that is to find mirrored duplicates as well.
+    """Check a similarity of two images that should find mirrored duplicates as well.
 
     Parameters
     ----------
     function : callable
         Takes two (H, W) arrays and returns a number, 1 for duplicates.
     images : (N, H, W) ndarray
-        The first two are to show different scenes.
+        The first two show different scenes.
     """
     first, second = images[0], images[1]
-    pairs = {"itself": first, "its mirror image": first[:, ::-1], "an image of another scene": second}
-    got: dict[str, Any] = {name: function(first.copy(), other.copy()) for name, other in pairs.items()}
-    if got["itself"] is None:
-        _to_be_done("replace None by the similarity")
-        return
-    for name in ("itself", "its mirror image"):
-        if not abs(float(got[name]) - 1) < 1e-6:
-            raise ExerciseError(f"the similarity of an image and {name} must be 1, got {float(got[name]):.3f}")
-    if float(got["an image of another scene"]) > 0.99:
+    for name, other in {"itself": first, "its mirror image": first[:, ::-1]}.items():
+        answer: Any = function(first.copy(), other.copy())
+        _require_done(answer)
+        if not abs(float(answer) - 1) < 1e-6:
+            raise ExerciseError(f"the similarity of an image and {name} must be 1, got {float(answer):.3f}")
+    answer = function(first.copy(), second.copy())
+    _require_done(answer)
+    if float(answer) > 0.99:
         raise ExerciseError("two images of different scenes count as duplicates, too")
-    _say_right("mirrored duplicates are found, strangers are not")
 
 
+@_exercise(to_do="replace None by the changed image", right="changed in this place only, and brighter")
 def check_edit(answer: Any, image: np.ndarray, where: np.ndarray) -> None:
-    """Check that an image was changed in one place only, and there became brighter.
+    """Check that an image was changed in one place only, and became brighter there.
 
     Parameters
     ----------
     answer : (H, W) uint8 ndarray or None
         The changed image.
     image : (H, W) uint8 ndarray
-        As it was.
+        The original.
     where : (H, W) bool ndarray
         The pixels that may change.
     """
-    if answer is None:
-        _to_be_done("replace None by the changed image")
-        return
     answer = np.asarray(answer)
     if answer.shape != image.shape or answer.dtype != image.dtype:
         raise ExerciseError(f"the image must stay {image.dtype} of {image.shape}, got {answer.dtype} of {answer.shape}")
     if outside := int((answer != image)[~where].sum()):
-        raise ExerciseError(f"{outside} pixels changed that were to stay: work on a copy, and index with the mask")
+        raise ExerciseError(f"{outside} pixels changed outside the area: work on a copy, and index with the mask")
     if not answer[where].mean() > image[where].mean():
-        raise ExerciseError("the place is no brighter than before")
-    _say_right("changed in this place only, and brighter")
+        raise ExerciseError("the area is no brighter than before")
 
 
+@_exercise(
+    to_do="replace None by the masks",
+    right="each mask is the darkest part of its image, the smaller the more clusters there are",
+)
 def check_clusters(drawn: Mapping[int, Any], images: np.ndarray) -> None:
-    """Check masks that are to hold the darkest of several clusters of grey values.
+    """Check masks that should hold the darkest of several clusters of grey values.
 
     Parameters
     ----------
@@ -195,17 +200,11 @@ def check_clusters(drawn: Mapping[int, Any], images: np.ndarray) -> None:
     images : (N, H, W) uint8 ndarray
         The images.
     """
-    if any(masks is None for masks in drawn.values()):
-        _to_be_done("replace None by the masks")
-        return
     shares = []
     for k in sorted(drawn):
         masks = np.asarray(drawn[k])
         if masks.dtype != bool or masks.shape != images.shape:
-            raise ExerciseError(
-                f"{k} clusters: needs one boolean mask an image, {images.shape} in all, "
-                f"got {masks.dtype} of {masks.shape}"
-            )
+            raise ExerciseError(f"{k} clusters: needs boolean masks {images.shape}, got {masks.dtype} {masks.shape}")
         for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
             if not mask.any() or mask.all():
                 raise ExerciseError(f"{k} clusters: the mask of image {i} is empty or full")
@@ -214,11 +213,11 @@ def check_clusters(drawn: Mapping[int, Any], images: np.ndarray) -> None:
         shares.append(float(masks.mean()))
     if any(more >= fewer for fewer, more in itertools.pairwise(shares)):
         raise ExerciseError("the darkest cluster does not shrink as their number grows: does k reach the segmenter?")
-    _say_right("each mask is the darkest part of its image, the smaller the more clusters there are")
 
 
+@_exercise(to_do="replace None by the mean Dice", right="these are the mean Dices")
 def check_mean_dice(answers: Mapping[Any, Any], drawn: Mapping[Any, Any], masks: np.ndarray) -> None:
-    """Check mean Dices by name: every image has its own Dice, and the mean is taken last.
+    """Check mean Dices by name: each image is scored by itself, and the mean is taken last.
 
     Parameters
     ----------
@@ -229,30 +228,30 @@ def check_mean_dice(answers: Mapping[Any, Any], drawn: Mapping[Any, Any], masks:
     masks : (N, H, W) bool ndarray
         The reference, each with a lesion.
     """
-    if any(answer is None for answer in answers.values()) or any(part is None for part in drawn.values()):
-        _to_be_done("replace None by the mean Dice")
-        return
     for name, answer in answers.items():
         _judge_mean_dice(str(name), answer, drawn[name], masks)
-    _say_right("these are the mean Dices")
 
 
 def _judge_mean_dice(name: str, answer: Any, preds: np.ndarray, masks: np.ndarray) -> None:
-    answer = _number(answer, f"{name}: the mean Dice")
+    answer = _number(answer, f"{name}: ")
     pairs = list(zip(masks, preds, strict=True))
-    if abs(answer - np.mean([metrics.dice(mask, pred) for mask, pred in pairs])) <= 2e-3:
-        return
-    if abs(answer - metrics.dice(np.concatenate(list(masks)), np.concatenate(list(preds)))) <= 2e-3:
-        raise ExerciseError(f"{name}: all pixels were pooled; score each image, then take the mean")
-    if abs(answer - np.mean([metrics.iou(mask, pred) for mask, pred in pairs])) <= 2e-3:
-        raise ExerciseError(f"{name}: that is the mean IoU")
-    if abs(answer - np.median([metrics.dice(mask, pred) for mask, pred in pairs])) <= 2e-3:
-        raise ExerciseError(f"{name}: that is the median")
-    raise ExerciseError(f"{name}: {answer:.3f} is not the mean Dice on its images with a lesion")
+    scores = [metrics.dice(mask, pred) for mask, pred in pairs]
+    mistakes = {
+        f"{name}: all pixels were pooled; score each image, then take the mean": metrics.dice(
+            np.concatenate(list(masks)), np.concatenate(list(preds))
+        ),
+        f"{name}: that is the mean IoU": float(np.mean([metrics.iou(mask, pred) for mask, pred in pairs])),
+        f"{name}: that is the median": float(np.median(scores)),
+    }
+    otherwise = f"{name}: {answer:.3f} is not the mean Dice on its images with a lesion"
+    _judge_number(answer, float(np.mean(scores)), mistakes, otherwise)
 
 
+@_exercise(
+    to_do="train the network, then replace None by its mean Dice", right="a new network, and these are its mean Dices"
+)
 def check_network(network: Any, answers: Mapping[str, Any], sets: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Check that a network is a new one, and that its mean Dices on some sets are those it has.
+    """Check that a network is a new one, and the mean Dices that its student gives for some sets.
 
     Parameters
     ----------
@@ -265,11 +264,8 @@ def check_network(network: Any, answers: Mapping[str, Any], sets: Mapping[str, A
     known : mapping of str to Segmenter
         The lesson's own methods.
     """
-    if network is None or any(answer is None for answer in answers.values()):
-        _to_be_done("train the network, then replace None by its mean Dice")
-        return
     if not hasattr(network, "predict"):
-        raise ExerciseError(f"hand over the trained network, got {type(network).__name__}")
+        raise ExerciseError(f"pass the trained network, got {type(network).__name__}")
     for name, other in known.items():
         if network is other:
             raise ExerciseError(f"this is the lesson's {name!r}: train another one")
@@ -278,7 +274,6 @@ def check_network(network: Any, answers: Mapping[str, Any], sets: Mapping[str, A
     for name, images in sets.items():
         pixels, masks = images.lesions().load_arrays(256)
         _judge_mean_dice(name, answers[name], network.predict(pixels), masks)
-    _say_right("a new network, and these are its mean Dices")
 
 
 def _own_names(values: np.ndarray) -> set[str]:
@@ -286,6 +281,9 @@ def _own_names(values: np.ndarray) -> set[str]:
     return {str(value).split(":", 1)[-1] for value in values}
 
 
+@_exercise(
+    to_do="replace None by the training sets", right="the training sets grow as asked, and no test image is in them"
+)
 def check_enlarged(sets: Mapping[int, Any], train: Any, other: Any, tests: Mapping[str, Any]) -> None:
     """Check training sets that were enlarged by some images of another set.
 
@@ -294,18 +292,13 @@ def check_enlarged(sets: Mapping[int, Any], train: Any, other: Any, tests: Mappi
     sets : mapping of int to LesionDataset or None
         Number of added images → the whole training set.
     train, other : LesionDataset
-        The training images, and those to draw from.
+        The original training images, and those to add from.
     tests : mapping of str to LesionDataset
         Sets that are kept for the test.
     """
-    if any(enlarged is None for enlarged in sets.values()):
-        _to_be_done("replace None by the training sets")
-        return
     for number, enlarged in sets.items():
         if not hasattr(enlarged, "ids"):
-            raise ExerciseError(
-                f"{number} images: needs a set, as datasets.concatenate makes, not {type(enlarged).__name__}"
-            )
+            raise ExerciseError(f"{number} images: needs a set of images, got {type(enlarged).__name__}")
         ids, groups = _own_names(enlarged.ids), _own_names(enlarged.groups)
         for name, test in tests.items():
             if shared := groups & _own_names(test.groups):
@@ -314,35 +307,32 @@ def check_enlarged(sets: Mapping[int, Any], train: Any, other: Any, tests: Mappi
             raise ExerciseError(f"{number} images: {lost} of the first training images are gone")
         added = ids - _own_names(train.ids)
         if strange := added - _own_names(other.ids):
-            raise ExerciseError(f"{number} images: {sorted(strange)[0]!r} is in neither of the two sets")
+            raise ExerciseError(f"{number} images: {min(strange)!r} is in neither of the two sets")
         if len(added) != number:
             raise ExerciseError(f"{number} images: {len(added)} were added")
-    _say_right("the training sets grow as asked, and no test image is in them")
 
 
+@_exercise()
 def check_mean_iou(answer: Any, *, accuracy: float, precision: float, recall: float) -> None:
-    """Check the mean of lesion's and background's IoU, from three scores of the same counts."""
-    if answer is None:
-        _to_be_done("replace None by your answer")
-        return
+    """Check the mean of the lesion's and the background's IoU, from three scores of the same counts."""
     answer = _number(answer)
-    # In units of the lesion's pixels; the background is what makes the errors 1 - accuracy of the whole.
+    # In units of the lesion's pixels; the errors are the share 1 - accuracy of all pixels.
     false_positives = recall * (1 - precision) / precision
     errors = 1 - recall + false_positives
     lesion = recall / (1 + false_positives)
-    rightly_empty = errors / (1 - accuracy) - 1 - false_positives
-    background = rightly_empty / (rightly_empty + errors)
-    if abs(answer - (lesion + background) / 2) <= 2e-3:
-        _say_right("right")
-        return
-    for value, name in ((lesion, "the lesion's IoU alone"), (background, "the background's IoU alone")):
-        if abs(answer - value) <= 2e-3:
-            raise ExerciseError(f"that is {name}: the mean of the two is asked for")
-    raise ExerciseError(f"{answer:.4g} is not the mean of the two IoUs: repeat the calculation above with these scores")
+    true_negatives = errors / (1 - accuracy) - 1 - false_positives
+    background = true_negatives / (true_negatives + errors)
+    mistakes = {
+        "that is the lesion's IoU alone: the mean of the two is asked for": lesion,
+        "that is the background's IoU alone: the mean of the two is asked for": background,
+    }
+    otherwise = f"{answer:.4g} is not the mean of the two IoUs: repeat the calculation above with these scores"
+    _judge_number(answer, (lesion + background) / 2, mistakes, otherwise)
 
 
+@_exercise()
 def check_twins(answer: Any, groups: np.ndarray, test: np.ndarray) -> None:
-    """Check the share of test images with another image of their group outside the test.
+    """Check the share of test images that have another image of their group outside the test.
 
     Parameters
     ----------
@@ -353,22 +343,22 @@ def check_twins(answer: Any, groups: np.ndarray, test: np.ndarray) -> None:
     test : (M,) int ndarray
         Positions of the test images.
     """
-    if answer is None:
-        _to_be_done("replace None by your answer")
-        return
     answer = _number(answer)
     rest = np.setdiff1d(np.arange(len(groups)), test)
-    if abs(answer - np.isin(groups[test], groups[rest]).mean()) <= 1e-3:
-        _say_right("right")
-        return
-    _, where, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    if abs(answer - (counts[where][test] > 1).mean()) <= 1e-3:
-        raise ExerciseError("near-duplicates within the test part do not leak: look among the rest only")
-    if abs(answer - np.isin(groups[rest], groups[test]).mean()) <= 1e-3:
-        raise ExerciseError("that is the share of the rest: the share of the *test* images is asked for")
-    raise ExerciseError(f"{answer:.4g} is not that share: np.isin compares groups; leaky.groups has one an image")
+    _, group_index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    mistakes = {
+        "near-duplicates within the test part do not leak: look among the rest only": (
+            (counts[group_index][test] > 1).mean()
+        ),
+        "that is the share of the rest: the share of the *test* images is asked for": (
+            np.isin(groups[rest], groups[test]).mean()
+        ),
+    }
+    otherwise = f"{answer:.4g} is not that share: np.isin compares groups; leaky.groups has one an image"
+    _judge_number(answer, np.isin(groups[test], groups[rest]).mean(), mistakes, otherwise, tolerance=1e-3)
 
 
+@_exercise()
 def check_area(answer: Any, *, pixels: int, width_px: int, width_mm: float) -> None:
     """Check an area in mm² of so many square pixels, in an image of known width.
 
@@ -377,29 +367,22 @@ def check_area(answer: Any, *, pixels: int, width_px: int, width_mm: float) -> N
     >>> check_area(25.0, pixels=100, width_px=20, width_mm=10)
     ✓ right
     """
-    if answer is None:
-        _to_be_done("replace None by your answer")
-        return
     answer, side = _number(answer), width_mm / width_px
-    if abs(answer - pixels * side) <= 1e-3 * pixels * side:
-        raise ExerciseError("that multiplies by a pixel's side: an area needs its height and its width")
-    if abs(answer - pixels * side**2) > 2e-3 * pixels * side**2:
-        raise ExerciseError(f"{answer:.4g} mm² is not the area: how many mm² has one pixel?")
-    _say_right("right")
+    expected = pixels * side**2
+    mistakes = {"that multiplies by a pixel's side: an area needs its height and its width": pixels * side}
+    otherwise = f"{answer:.4g} mm² is not the area: how many mm² has one pixel?"
+    _judge_number(answer, expected, mistakes, otherwise, tolerance=2e-3 * expected)
 
 
+@_exercise(to_do="replace None by what the call returned")
 def check_refusal(status: Any) -> None:
     """Check the exit status of a command that was asked for something it cannot do."""
-    if status is None:
-        _to_be_done("replace None by what the call returned")
-        return
     if status == 0:
         raise ExerciseError("0 tells a script that all went well: was the folder really missing?")
     if status == 1:
-        raise ExerciseError("1 is the answer if some images of a folder failed; here there is no folder")
-    if status != 2:  # as shells and argparse have it: the command was used wrongly
-        raise ExerciseError(f"the command does not return {status!r}: hand over what the call gave back")
-    _say_right("right")
+        raise ExerciseError("1 means that some images of a folder failed; here there is no folder")
+    if status != 2:  # as in shells and argparse: the command was used wrongly
+        raise ExerciseError(f"the command does not return {status!r}: pass what the call returned")
 
 
 def _smallest_handed_over(uncertainty: np.ndarray, dice: np.ndarray, gain: float = 0.01) -> float:
@@ -411,26 +394,22 @@ def _smallest_handed_over(uncertainty: np.ndarray, dice: np.ndarray, gain: float
     return 1.0
 
 
-# Exercises whose answer is one number: what it is computed from, its tolerance, and what helps who is wrong.
+# Exercises whose answer is one number: how it is computed, its tolerance, and a hint for wrong answers.
 _ANSWERS: dict[str, tuple[Callable[..., float], float, str]] = {
-    "00.3": (lambda mask: float((~mask).mean()), 1e-3, "which pixels does an empty mask get right?"),
-    "01.2": (lambda areas: float(np.max(areas)), 1e-3, "the areas are shares of the image, computed above"),
-    "02.3": (
-        lambda box, image: float((box.mean() - image.mean()) / 100),
-        1e-3,
-        "box below minus the image's mean, over 100",
-    ),
+    "00.3": (lambda mask: (~mask).mean(), 1e-3, "which pixels does an empty mask get right?"),
+    "01.2": (lambda areas: np.max(areas), 1e-3, "the areas are shares of the image, computed above"),
+    "02.3": (lambda box, image: (box.mean() - image.mean()) / 100, 1e-3, "box below minus the image's mean, over 100"),
     "03.1": (
-        lambda: 14.0,
+        lambda: 1 + 2 * (1 + 1) + 1 + 2 * (2 + 2),
         1e-3,
         "a 3×3 convolution adds two pixels, measured in pixels of its own level; pooling adds one",
     ),
-    "04.1": (lambda row: float(100 * (row[0] - np.min(row))), 0.5, "in-domain minus the worst, times 100"),
-    "05.1": (lambda mask: float(mask.mean()), 1e-3, "every pixel has the same energy"),
+    "04.1": (lambda row: 100 * (row[0] - np.min(row)), 0.5, "in-domain minus the worst, times 100"),
+    "05.1": (lambda mask: mask.mean(), 1e-3, "every pixel has the same energy"),
     "05.2": (lambda: 1.0, 1e-3, "how many pixels are set?"),
-    "06.1": (lambda: float(-0.2 * np.log2(0.2) - 0.8 * np.log2(0.8)), 5e-3, "two terms: one for yes, one for no"),
+    "06.1": (lambda: -0.2 * np.log2(0.2) - 0.8 * np.log2(0.8), 5e-3, "two terms: one for yes, one for no"),
     "06.2": (_smallest_handed_over, 5e-3, "hand over one image more or less, and look at the mean of the rest"),
-    "06.3": (lambda: 0.75, 5e-3, "the logit of 0.9 is log 9; half of it is log 3"),
+    "06.3": (lambda: 1 / (1 + np.sqrt(0.1 / 0.9)), 5e-3, "the logit of 0.9 is log 9; half of it is log 3"),
     "07.3": (lambda: 0.5, 0.05, "path.stat().st_size counts bytes"),
 }
 

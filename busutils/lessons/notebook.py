@@ -12,14 +12,12 @@ import pandas as pd
 
 from busutils import jobs
 
-__all__ = ["FIGURES_VARIABLE", "RESULTS_VARIABLE", "publish", "read_table", "record"]
-
 RESULTS_VARIABLE = "BUSUTILS_RESULTS_DIR"
 FIGURES_VARIABLE = "BUSUTILS_FIGURES_DIR"
 
 
 def record(lesson: str, **numbers: Any) -> dict[str, Any]:
-    """Keep a lesson's numbers: the last cell of every lesson calls this.
+    """Save a lesson's numbers; the last cell of every lesson calls this.
 
     Parameters
     ----------
@@ -52,7 +50,7 @@ def record(lesson: str, **numbers: Any) -> dict[str, Any]:
 
 
 def publish(name: str, figure: Any, table: pd.DataFrame | None = None, *, caption: str = "") -> None:
-    """Keep a figure for the world outside the lesson, beside the table it was drawn from.
+    """Save a figure outside the lesson, beside the table it was drawn from.
 
     Written only by ``busutils lessons refresh``; run by hand, a lesson's figures stay in the lesson.
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ast
 import base64
-import contextlib
 import hashlib
 import io
 import json
 import logging
 import os
+import re
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 from PIL import Image
@@ -24,16 +24,6 @@ from PIL import Image
 from busutils import datasets, jobs
 from busutils.errors import BusutilsError
 from busutils.lessons.notebook import FIGURES_VARIABLE, RESULTS_VARIABLE
-
-__all__ = [
-    "LESSONS",
-    "LessonError",
-    "Outcome",
-    "find_notebooks",
-    "profiles",
-    "refresh",
-    "run",
-]
 
 LESSONS = (
     "00_start_here",
@@ -48,7 +38,7 @@ LESSONS = (
 
 
 class LessonError(BusutilsError):
-    """A lesson that cannot be run as asked, and why."""
+    """A lesson that cannot be run as requested, and why."""
 
 
 @dataclass
@@ -111,27 +101,16 @@ def profiles() -> dict[str, dict[str, dict[str, Any]]]:
 def parameter_names(path: Path) -> list[str]:
     """Names that the cell tagged ``parameters`` assigns.
 
-    Read from the syntax tree: papermill's own reader gives up on ordinary comments and then knows no parameter at all.
+    Not by papermill's own reader, which does not understand ordinary comments and then finds no parameter at all.
     """
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    for cell in cells:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
-            tree = ast.parse("".join(cell["source"]))
-            targets = [t for node in tree.body for t in getattr(node, "targets", [getattr(node, "target", None)])]
-            return [target.id for target in targets if isinstance(target, ast.Name)]
+            return re.findall(r"^(\w+)(?:: .+?)? = ", "".join(cell["source"]), re.M)
     return []
 
 
-def _value(text: str) -> Any:
-    """A parameter from the command line: JSON where it is some, else a string."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
 def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn ``name=value`` pairs into parameters.
+    """Turn ``name=value`` pairs into parameters; a value that is no JSON is text.
 
     Examples
     --------
@@ -143,7 +122,10 @@ def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
         name, separator, text = pair.partition("=")
         if not separator or not name.isidentifier():
             raise LessonError(f"-p takes name=value, got {pair!r}")
-        parameters[name] = _value(text)
+        try:
+            parameters[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parameters[name] = text
     return parameters
 
 
@@ -171,10 +153,9 @@ def plan(
         raise LessonError(f"there is no profile {profile!r}: choose one of {', '.join(profiles())}")
     parameters = dict(parameters or {})
     known = {lesson: parameter_names(folder / f"{lesson}.ipynb") for lesson in lessons}
-    for name in parameters:
-        if not any(name in names for names in known.values()):
-            have = sorted({n for names in known.values() for n in names})
-            raise LessonError(f"no chosen lesson has a parameter {name!r}: they have {', '.join(have)}")
+    existing = set().union(*known.values())
+    if unknown := sorted(set(parameters) - existing):
+        raise LessonError(f"no chosen lesson has a parameter {unknown[0]!r}: they have {', '.join(sorted(existing))}")
     planned: dict[str, dict[str, Any]] = {}
     for lesson in lessons:
         wanted = {**profiles()[profile].get(lesson, {}), **parameters}
@@ -223,37 +204,18 @@ def run(
     Raises
     ------
     LessonError
-        If something is wrong with what was asked; nothing was run then.
+        If the request is invalid; nothing was run then.
     """
     folder, chosen = find_notebooks(notebooks), select(names)
     planned = plan(chosen, folder, dataset=dataset, profile=profile, parameters=parameters)
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    with _environment(_variables(out)):
-        return [_execute(folder / f"{lesson}.ipynb", planned[lesson], out) for lesson in chosen]
-
-
-def _variables(out: Path) -> dict[str, str]:
     variables = {RESULTS_VARIABLE: str(out / "results")}
     for name in ("BUSUTILS_DATA_DIR", "BUSUTILS_CACHE_DIR"):
-        if value := os.environ.get(name):  # lessons run in a folder of their own
+        if value := os.environ.get(name):  # may be relative, and lessons run in a folder of their own
             variables[name] = str(Path(value).expanduser().resolve())
-    return variables
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, which kernels inherit, for the length of a block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with mock.patch.dict(os.environ, variables):  # kernels inherit it
+        return [_execute(folder / f"{lesson}.ipynb", planned[lesson], out) for lesson in chosen]
 
 
 def _execute(path: Path, parameters: dict[str, Any], out: Path) -> Outcome:
@@ -277,11 +239,7 @@ def _execute(path: Path, parameters: dict[str, Any], out: Path) -> Outcome:
         )
     except PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {_first_line(failure.evalue)}"
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as failure:  # the kernel did not start, died, or the file is no notebook
+    except (OSError, RuntimeError, ValueError) as failure:  # no kernel, a kernel that died, or no notebook
         error = f"{type(failure).__name__}: {_first_line(str(failure))}"
     numbers = json.loads(results.read_text()) if results.exists() else {}
     if not error and not numbers:
@@ -295,13 +253,8 @@ def _first_line(text: str) -> str:
 
 def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """One row a lesson: ``lesson, seconds, result``."""
-    return pd.DataFrame(
-        {
-            "lesson": [outcome.lesson for outcome in outcomes],
-            "seconds": [round(outcome.seconds) for outcome in outcomes],
-            "result": [f"FAILED at {outcome.error}" if outcome.error else "passed" for outcome in outcomes],
-        }
-    )
+    rows = [(o.lesson, round(o.seconds), f"FAILED at {o.error}" if o.error else "passed") for o in outcomes]
+    return pd.DataFrame(rows, columns=["lesson", "seconds", "result"])
 
 
 def peak_memory_gb() -> float:
@@ -320,7 +273,7 @@ def refresh(
 ) -> list[Outcome]:
     """Execute lessons with their defaults and store the outputs in the lessons themselves.
 
-    What differs from run to run without meaning is left out: times of execution, paths, progress bars.
+    What differs between equal runs is left out: times of execution, paths, progress bars.
 
     Parameters
     ----------
@@ -336,21 +289,21 @@ def refresh(
 
     folder = find_notebooks(notebooks)
     before = {lesson: (folder / f"{lesson}.ipynb").read_bytes() for lesson in select(names)}
-    with _environment({FIGURES_VARIABLE: str(folder.parent / "figures")}):
+    with mock.patch.dict(os.environ, {FIGURES_VARIABLE: str(folder.parent / "figures")}):
         outcomes = run(names, out=out, notebooks=folder)
     for outcome in outcomes:
-        if not outcome.error and (folder / f"{outcome.lesson}.ipynb").read_bytes() != before[outcome.lesson]:
+        path = folder / f"{outcome.lesson}.ipynb"
+        if not outcome.error and path.read_bytes() != before[outcome.lesson]:
             outcome.error = "the lesson was edited while it ran: refresh it again"
-        if outcome.error:
-            continue
-        notebook = nbformat.read(Path(out) / f"{outcome.lesson}.ipynb", as_version=4)
-        with jobs.atomic_path(folder / f"{outcome.lesson}.ipynb") as temporary:
-            nbformat.write(strip(notebook), temporary)
+        if not outcome.error:
+            notebook = nbformat.read(Path(out) / path.name, as_version=4)
+            with jobs.atomic_path(path) as temporary:
+                nbformat.write(strip(notebook), temporary)
     return outcomes
 
 
 def _smaller(encoded: str) -> str:
-    """Encode a PNG with a palette: a fraction of the size, and the eye sees hardly a difference.
+    """Encode a PNG with a palette: a fraction of the size, hardly any visible difference.
 
     The octree keeps rare colours, such as those of thin contours, which a median cut merges with their neighbours.
     """
@@ -373,21 +326,18 @@ def code_hash(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def strip(notebook: Any) -> Any:
-    """Remove from an executed notebook what papermill, the kernel and progress bars left behind; shrink pictures."""
+    """Remove traces of papermill, the kernel and progress bars from an executed notebook; shrink pictures."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
         "outputs_of": code_hash(notebook.cells),
     }
+    kept = ("tags", "jupyter", "exercise", "alt")
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-        cell.metadata = {
-            key: cell.metadata[key] for key in ("tags", "jupyter", "exercise", "alt") if cell.metadata.get(key)
-        }
+        cell.metadata = {key: cell.metadata[key] for key in kept if cell.metadata.get(key)}
         if cell.cell_type == "code":
-            cell.outputs = [
-                output for output in cell.outputs if not (output.output_type == "stream" and output.name == "stderr")
-            ]
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):
                     output.data["image/png"] = _smaller(output.data["image/png"])
