@@ -1,6 +1,6 @@
-"""What the scripts of this folder share: their command line, and how tables and pictures come into figures/.
+"""Shared by the scripts of this folder: their command line, and how tables and pictures are written to figures/.
 
-Needs nothing but Python until something is written: some scripts run parts of themselves in interpreters of other programs.
+Imports only the standard library until something is written, because some scripts run parts of themselves in other Pythons.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Compare the reference contours of one scene with each other: how exact is BUSI's truth?
+"""Compare the reference contours of one scene with each other: how exact is the reference of BUSI?
 
     python benchmarks/contour_agreement.py [--dataset busi] [--out figures]
 
-BUSI holds many scenes twice, and each copy has a contour of its own. Two copies are compared where they show the
-same frame: their pixels correlate at 256². Smaller correlations come with other crops, whose contours cannot be
-compared without registration, so pairs below ``--least`` are left out. A shift of a few pixels that is left lowers
-the Dice a little; the figures are therefore a lower bound of the agreement.
+BUSI contains many scenes twice, and each copy has its own contour. Two copies are compared if they show the same frame,
+that is, if their pixels correlate at 256². Pairs with a correlation below ``--least`` are left out: they are cropped
+differently, and their contours cannot be compared without registration. A remaining shift of a few pixels lowers the
+Dice a little, so the results are a lower bound of the agreement.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""What the audit finds, what it costs, and what a random split leaks.
+"""Measure the audit of the image sets: what it finds, what it costs, and how many near-duplicates a random split leaks.
 
-- BUSI: seconds; recall of the audit's own pairs against the published list; precision by the recorded verdicts of a
-  person who looked at every pair that the list does not hold.
-- Random 80/20 splits of BUSI's lesion images, 100 seeds: share of test images with a near-duplicate in train; the same for
-  the shipped folds, and for all sets of the data folder together.
-- The complete audit (reading, candidates, registration) of 1 000, 10 000 and 100 000 simulated frames, each in a fresh
-  process: wall and processor seconds, largest memory. A frame is layered speckle, 280 to 360 pixels high, drawn from
-  its number when read; one in ten is a copy of another (even numbers shrunk to 4/5, odd ones cut to 85-97 %; with more
+- BUSI: seconds; recall against the published list of near-duplicates; precision by the recorded verdicts of a person who
+  looked at every pair that is not on the list.
+- Random 80/20 splits of BUSI's lesion images, 100 seeds: share of test images with a near-duplicate in training; the same
+  for the shipped folds, and for all sets of the data folder together.
+- The complete audit (reading, candidates, registration) of 1 000, 10 000 and 100 000 simulated frames, each in a new
+  process: wall and processor seconds, peak memory. A frame is layered speckle, 280 to 360 pixels high, generated from its
+  number when read; one in ten is a copy of another (even numbers shrunk to 4/5, odd ones cropped to 85-97 %, with more
   gain and a bright bar).
-- Phantoms whose burnt-in marks are known: recall and false alarms of the flag.
-- Reading BUSI at 256²: without and from the cache. ``check`` on every folder.
+- Simulated images with known burnt-in marks: recall and false positives of the flag.
+- Reading BUSI at 256² without and from the cache; ``check`` on every folder.
 
 Writes figures/datasets_audit.csv: what, set, n, value, sd.
 

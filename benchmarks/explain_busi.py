@@ -1,18 +1,18 @@
-"""Do the maps show the lesion, and does doubt know the errors? Shipped weights on BUSI's fold 5, which they never saw.
+"""Test explanations and uncertainty on real images: shipped weights on BUSI's fold 5, which they never saw.
 
-- ``energy``: share of each map's sum inside the reference, against that of an edge filter and of a flat map, on images
-  whose lesion was found (Dice of 0.5 or more), since a map of a wrong answer has no reason to lie inside the lesion;
+- ``energy``: share of each map's sum inside the reference, compared with an edge filter and a flat map, on images whose
+  lesion was found (Dice of 0.5 or more), because the map of a wrong prediction need not lie inside the lesion;
 - ``survival``: rank correlation of each map with itself after the weights were shuffled from the output back to a layer;
-- ``context``: what calipers burnt in, and the shadow below the lesion taken away, do to the prediction;
-- ``doubt``: of each lesion image, by entropy, test-time changes, MC dropout and disagreement of two shipped networks that
-  never saw the fold; the area under the ROC curve (AUROC) of pixel entropy for wrong pixels inside a band of 10 pixels round
-  both contours, against that of the distance to the predicted contour;
-- ``band``: over all pixels of that band, both AUROCs, and the expected calibration error before and after a temperature that
-  was fitted on the validation groups of the training; ``bins`` holds the reliability diagrams behind it;
-- ``domain``: doubt, and the expected calibration error in the band with and without home's temperature, on two other
-  hospitals' sets; ``domain_bins`` holds the reliability diagrams behind it;
-- ``cost``: seconds of each method over those of the forward pass beside it, medians of calls in this run, and the most memory that
-  the process, TensorFlow included, has held so far.
+- ``context``: change of the prediction when calipers are burnt in, or the shadow below the lesion is removed;
+- ``doubt``: uncertainty of each lesion image by entropy, test-time changes, MC dropout, and disagreement of two shipped
+  networks that never saw the fold; AUROC (area under the ROC curve) of pixel entropy for wrong pixels within 10 pixels of
+  both contours, compared with the distance to the predicted contour;
+- ``band``: both AUROCs over all pixels of that band, and the expected calibration error before and after a temperature
+  that was fitted on the validation groups of the training; ``bins`` holds the reliability diagrams behind it;
+- ``domain``: uncertainty, and the expected calibration error in the band with and without BUSI's temperature, on the sets
+  of two other hospitals; ``domain_bins`` holds the reliability diagrams behind it;
+- ``cost``: time of each method divided by that of a forward pass measured beside it (medians within this run), and the
+  peak memory of the process so far, including TensorFlow.
 
 Writes figures/explain_busi_<part>.csv.
 

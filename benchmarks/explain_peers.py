@@ -1,9 +1,9 @@
-"""Do our maps agree with tf-keras-vis? The same network, images and pixels in both, compared map by map.
+"""Compare our explanation maps with those of tf-keras-vis: the same network, images and pixels, map by map.
 
-tf-keras-vis needs Keras 2 and this package Keras 3, so each runs in an environment of its own: the script asks the peer's
-Python to build the network from the same file `busutils/models/unet.py`, hands over weights and images, and compares.
-tf-keras-vis has Grad-CAM and the gradient of the input; its LayerCAM is HiRes-CAM once it does not cut gradients at zero.
-It has neither integrated gradients nor occlusion. Images are simulated, the weights are the shipped ones of those.
+tf-keras-vis needs Keras 2 and this package Keras 3, so each runs in its own environment: the script asks the other
+Python to build the network from the same file `busutils/models/unet.py`, passes weights and images, and compares.
+tf-keras-vis has Grad-CAM and the gradient of the input; its LayerCAM equals HiRes-CAM if gradients are not cut at zero.
+It has neither integrated gradients nor occlusion. The images are simulated; the weights are `phantom-light`.
 
 Writes figures/explain_peers.csv.
 

@@ -1,19 +1,19 @@
-"""How fast masks are made: engines side by side, and where the time goes from an image file to a mask file.
+"""Measure the speed of prediction: runtimes side by side, and the time of each step from image file to mask file.
 
-Four parts, each its own rows of figures/inference.csv; a part that is run anew replaces its rows. Every measurement is a
-process of its own, one after the other; what is not asked about (imports, loading, the first call) is not counted.
+There are four parts, each with its own rows in figures/inference.csv; running a part again replaces its rows. Each
+measurement is a separate process, one after the other. Imports, loading and the first call are not counted.
 
-- ``network``: the light U-Net alone at 128² to 512², one image and eight at a time, on all cores. Keras
-  (``predict_on_batch``), ONNX Runtime, OpenVINO, and ``monai.networks.nets.UNet`` with our channels and two residual units a
-  level on PyTorch, where an interpreter that has it is named with ``--python``;
+- ``network``: the light U-Net alone at 128² to 512², one image and eight at a time, on all cores, with Keras
+  (``predict_on_batch``), ONNX Runtime and OpenVINO; and ``monai.networks.nets.UNet`` with our channels and two residual
+  units in each level on PyTorch, if ``--python`` names an interpreter that has it;
 - ``stages``: each step from file to file on one core, with ``busi-light``;
-- ``files``: BUSI's 780 images from PNG to mask PNG and table with ``busi-light``: ``busutils predict`` with each engine, and two
-  plain loops over Keras' ``predict``, eight images and one image a call, that read, resize, tidy, measure and write by the
-  same functions. ``network alone`` is the slowest stage by itself, on one core and on all;
-- ``memory``: largest memory of ``busutils predict`` for few and many simulated images.
+- ``files``: BUSI's 780 images from PNG to mask PNG and table with ``busi-light``: ``busutils predict`` with each runtime,
+  and two plain loops over Keras' ``predict``, with eight images and one image a call, that read, resize, post-process,
+  measure and write with the same functions. ``network alone`` is the slowest stage by itself, on one core and on all;
+- ``memory``: peak memory of ``busutils predict`` for few and many simulated images.
 
-``ms`` and ``cpu_ms`` are wall time and processor time an image; other work on the machine stretches the former. ``load`` is
-the machine's load average when the measurement began. ``python tools/write_readme.py`` puts the comparisons into docs/speed.md.
+``ms`` and ``cpu_ms`` are wall time and processor time of an image; other work on the machine lengthens the former. ``load``
+is the machine's load average at the start. ``python tools/write_readme.py`` puts the comparisons into docs/speed.md.
 
 Usage: python benchmarks/inference.py network stages files memory [--python monai=/path/to/python] [--root DATA]
 """

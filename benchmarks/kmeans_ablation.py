@@ -1,17 +1,16 @@
-"""What each step of K-Means is worth: all lesion images of BUSI, and STU, scored at 256².
+"""Measure what each step of K-Means contributes: all lesion images of BUSI, and STU, scored at 256².
 
-Nothing is tuned here: every constant and weight was set before, on BUS-BRA's folds 1 to 4 and on phantoms
-(kmeans_weights.py, kmeans_constants.py, kmeans_presence.py). BUSI's scores were looked at five times: four times for the
-version before, whose `best` stands in the table as "best before" and is not computed any more, and once for this one. The
-ranking was fitted to candidates of exact K-Means after all steps of `best`, so that other clusterers, and `best` with a step
-less, start with a handicap and reject more. "rules" is what hand-set rules reach with the same candidates: the rest of the
-way to "best" is learned from BUS-BRA's masks. The stored table holds those variants that were computed when the version was
-made; this command computes all of them.
+Nothing is tuned here: all constants and weights were chosen before, on BUS-BRA's folds 1 to 4 and on simulated images
+(kmeans_weights.py, kmeans_constants.py, kmeans_presence.py). BUSI was scored five times: four times for the previous
+version, whose `best` is in the table as "best before" and is no longer computed, and once for this one. The ranking was
+fitted to candidates of exact K-Means after all steps of `best`, so other clusterers, and `best` without one step, are at a
+disadvantage and reject more. "rules" uses the same candidates with hand-set rules; the difference to "best" is learned
+from BUS-BRA's masks. The stored table has the variants that were computed for this version; the command computes all.
 
-Comparisons come from their libraries: multi-Otsu (scikit-image) and fuzzy c-means (scikit-fuzzy). Multi-Otsu maximises the
-variance between classes, which is to minimise the inertia: its thresholds are those of exact K-Means up to its 256 bins, but
-for five classes it takes seconds an image, so that both are shown with three and four. Finished parts are kept, so that a
-stopped run goes on where it was. Writes figures/kmeans_ablation.csv, one row a variant, set and part of the set, and the
+Peers come from their libraries: multi-Otsu (scikit-image) and fuzzy c-means (scikit-fuzzy). Multi-Otsu maximises the
+variance between classes, which is the same as minimising the inertia: its thresholds equal those of exact K-Means up to its
+256 bins. Five classes take it seconds an image, so both are shown with three and four. Finished parts are cached, so a
+stopped run can be resumed. Writes figures/kmeans_ablation.csv, one row for each variant, set and part of the set, and the
 picture.
 
 Needs: pip install scikit-fuzzy

@@ -1,9 +1,9 @@
-"""Filter, background and area limits of `best`, chosen on BUS-BRA, folds 1 to 4, and on nothing else.
+"""Choose filter, background and area limits of `best` on BUS-BRA, folds 1 to 4, and on nothing else.
 
-Each is varied around the values of the version before (the first row of each kind), linear weights of the choice are fitted
-again for every setting, and the Dice is measured on held-out folds, image by image against those values, before the vote and
-the contour. The best of so many settings is best in part by luck, so that the winning filter is measured once more, on the
-images that had no say: a median of 5 pixels is what `best` takes since. Writes figures/kmeans_constants.csv.
+Each is varied around its value in the previous version (the first row of each kind). For every setting the linear weights
+of the choice are fitted again. The Dice is measured on held-out folds and compared with those values image by image, before
+the vote and the contour. The best of many settings is partly luck, so the winning filter, a median of 5 pixels, was
+measured again on images that had not been used to choose it; `best` uses it. Writes figures/kmeans_constants.csv.
 
 Usage: python benchmarks/kmeans_constants.py [--root FOLDER] [--images 600] [--n-jobs N]
 """

@@ -1,11 +1,11 @@
-"""Fit the chance that the region `best` chose is a lesion at all, on BUS-BRA, folds 1 to 4, and on phantoms.
+"""Fit the probability that the region chosen by `best` is a lesion, on BUS-BRA, folds 1 to 4, and on simulated images.
 
-BUS-BRA has no normal images, so that three stand-ins teach what is chosen where there is nothing: the best-scored
-candidate away from the lesion, the choice in crops beside the lesion, and the choice in normal phantoms. On the other
-side stand the chosen regions that hit a lesion, of BUS-BRA and of phantoms. Printed and written to
-figures/kmeans_presence.csv, on held-out folds and for several thresholds: the Dice that BUS-BRA loses, and the share of
-each stand-in that is rejected. The threshold in use is the highest that costs at most 0.01 of Dice. Writes the weights
-into busutils/models/kmeans_ranking.json.
+BUS-BRA has no normal images, so three substitutes show what is chosen where there is no lesion: the best-scored candidate
+away from the lesion, the choice in crops beside the lesion, and the choice in simulated normal images. The positive
+examples are chosen regions that hit a lesion, in BUS-BRA and in simulated images. For held-out folds and several
+thresholds, prints and writes to figures/kmeans_presence.csv the Dice that BUS-BRA loses and the share of each substitute
+that is rejected. The threshold in use is the highest that costs at most 0.01 of Dice. Writes the weights to
+busutils/models/kmeans_ranking.json.
 
 Usage: python benchmarks/kmeans_presence.py [--root FOLDER] [--n-jobs N]
 """

@@ -1,6 +1,6 @@
-"""Exact clustering against scikit-learn's, and what an image costs at each size.
+"""Compare exact clustering with scikit-learn's, and measure the time of an image at each size.
 
-Over 100 images: inertia and time of :func:`busutils.models.kmeans.kmeans_1d` and of
+For 100 images: inertia and time of :func:`busutils.models.kmeans.kmeans_1d` and of
 ``sklearn.cluster.KMeans(n_init=10)`` on the same pixels; then the time of each preset from 128² to 1024². Prints
 ratios and milliseconds on one core; writes figures/kmeans_speed.csv.
 

@@ -1,13 +1,13 @@
 """Fit the ranking of the candidate regions on BUS-BRA, folds 1 to 4, and on nothing else.
 
-Linear weights are those that make the expected Dice of a choice by softmax over the candidates of an image as high as
-possible, averaged over images. With ``--preset best``, small regression trees are then added by gradient boosting of the
-same aim, on the candidates that the linear weights rank highest. Two further constants, fitted to the chosen regions of
-held-out folds, turn the score into an expected Dice. Prints the Dice of the choice in grouped cross-validation over the four
-folds. Writes busutils/models/kmeans_ranking.json.
+The linear weights maximise the expected Dice of a softmax choice among the candidates of an image, averaged over images.
+With ``--preset best``, gradient boosting adds small regression trees for the same objective, on the candidates that the
+linear weights rank highest. Two more constants, fitted to the chosen regions of held-out folds, turn the score into an
+expected Dice. Prints the Dice of the choice in grouped cross-validation over the four folds. Writes
+busutils/models/kmeans_ranking.json.
 
-The numbers in the package were fitted with 944 of the 1,492 images, in two parts of two folds each: Dice of the choice .727 on
-the part that was left out, before vote and contour.
+The numbers in the package were fitted with 944 of the 1,492 images, in two parts of two folds each: on the part left out,
+the choice had a Dice of .727, before vote and contour.
 
 Usage: python benchmarks/kmeans_weights.py [--root FOLDER] [--images N] [--preset improved|best]
 """

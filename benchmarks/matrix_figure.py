@@ -1,7 +1,7 @@
 """Draw figures/matrix.png, the heat map of the README's table, and compare its methods, from figures/matrix.csv.
 
-Writes figures/matrix_pairs.csv (every two methods on every set: paired difference, Wilcoxon's p over groups, corrected
-after Holm within the set) and figures/matrix_ranks.csv (ranks with the share of bootstrap draws in which each came first).
+Writes figures/matrix_pairs.csv (for each two methods on each set: paired difference, Wilcoxon's p over groups with Holm's
+correction within the set) and figures/matrix_ranks.csv (ranks, and the share of bootstrap draws in which each came first).
 
 Usage: python benchmarks/matrix_figure.py
 """

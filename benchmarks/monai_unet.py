@@ -1,4 +1,4 @@
-"""MONAI's U-Net with as many channels as our light one, for the benchmarks that compare with it. Needs ``monai`` and PyTorch."""
+"""MONAI's U-Net with the channels of our light U-Net, for the benchmarks that compare both. Needs ``monai`` and PyTorch."""
 
 from __future__ import annotations
 

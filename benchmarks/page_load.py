@@ -1,8 +1,8 @@
-"""Many visitors of the page at once: does everyone get the answer to their own image, and does memory come back?
+"""Load-test the web page: does each visitor get the answer to their own image, and is memory released?
 
-Starts the page as a process of its own on this machine, lets users upload simulated images for a while, compares every
-mask with the one computed here, then does it all again, and tries what must be refused. Stops by itself. Memory is taken
-when all visitors are gone and their files deleted: what grows from round to round is a leak.
+Starts the page as a separate process on this machine, lets users upload simulated images for a while, compares each mask
+with one computed here, repeats all of it, and tries uploads that must be refused. Memory is measured when all visitors
+have left and their files are deleted: growth from round to round is a leak. The script stops by itself.
 
     python benchmarks/page_load.py --users 20 --seconds 120 --rounds 2 --out figures/page_load.json
 """

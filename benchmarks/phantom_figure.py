@@ -2,7 +2,7 @@
 
     python benchmarks/phantom_figure.py [--out figures] [--seed 12]
 
-Every column is one anatomy, every row one scanner: what changes down a column is the machine alone.
+Each column is one anatomy, each row one scanner: within a column only the scanner changes.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     BUSUTILS_DATA_DIR=DIR python benchmarks/phantom_realism.py [--n 300] [--out figures]
 
-Writes ``phantom_realism.csv`` (one row a measure, label and set: mean, median, 10th and 90th percentile),
-``phantom_realism_histogram.csv`` (share of pixels for every grey level) and ``phantom_realism_depth.csv`` (mean grey
-level over depth). Only numbers leave the real set. All images are squeezed to 256 x 256 pixels.
+Writes ``phantom_realism.csv`` (one row for each measure, label and set: mean, median, 10th and 90th percentile),
+``phantom_realism_histogram.csv`` (share of pixels for each grey level) and ``phantom_realism_depth.csv`` (mean grey
+level over depth). Only numbers are written, no pixels of the real set. All images are resized to 256 x 256 pixels.
 """
 
 from __future__ import annotations

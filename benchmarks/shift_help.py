@@ -1,20 +1,20 @@
-"""What helps a network on another scanner, with no label or with ten: BUSI's weights on BUS-BRA, fold 5.
+"""Test remedies for domain shift, without labels or with ten: BUSI's weights on BUS-BRA, fold 5.
 
-Every help is tried alone on the shipped weights ``busi-light`` and ``busi-encoder``, which never saw the target:
+Each remedy is applied alone to the shipped weights ``busi-light`` and ``busi-encoder``, which never saw the target:
 
-- ``without the cut-off``: regions of little confidence are kept; its bound was chosen at home;
-- ``mirrored``: the mean with the mirror image;
+- ``mirrored``: test-time augmentation, the mean with the mirror image;
 - ``grey values 1 to 99 %``: every image stretched between these percentiles;
 - ``home's histogram``: every image's grey values matched to the mean quantiles of the training set;
 - ``local contrast``: CLAHE with scikit-image's settings;
-- ``batch statistics of the target``: means and variances of all normalisation layers taken anew from the target's images,
+- ``batch statistics of the target``: means and variances of all normalisation layers computed from the target's images,
   without their masks;
-- ``ten labelled images``: training goes on for 100 steps on one image each of ten cases of the target's folds 1 to 4,
-  which are drawn anew for every seed (light network only).
+- ``ten labelled images``: 100 more training steps on one image of each of ten cases from the target's folds 1 to 4, which
+  are drawn anew for each seed (light network only).
 
-All but the first two rows keep regions of little confidence, so that each is compared with ``without the cut-off``.
-Writes figures/shift_help.csv, one row an image, and figures/shift_help_pairs.csv, the paired differences with p-values
-after Holm. Rows of weights that are not asked for stay.
+Each is compared with the same network without test-time augmentation, called ``without the cut-off`` because earlier
+networks also dropped regions below a minimum confidence; ``as shipped, no TTA`` kept that minimum.
+Writes figures/shift_help.csv, one row for each image, and figures/shift_help_pairs.csv, the paired differences with
+p-values after Holm's correction. Rows of weights that are not named are kept.
 
 Usage: python benchmarks/shift_help.py [--weights busi-light busi-encoder] [--seeds 3]
 """

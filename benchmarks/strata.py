@@ -1,8 +1,8 @@
-"""Where each method of the matrix fails: by class, size and contrast of the lesion and by scanner, from figures/matrix.csv.
+"""Show where each method of the matrix fails: by class, size and contrast of the lesion and by scanner, from figures/matrix.csv.
 
-Contrast is the generalised contrast-to-noise ratio of the lesion, see ``lesion_contrast``; BUS-BRA tells
-the scanner, and so do simulated images. Writes figures/matrix_strata.csv, one row a set, stratum and method (means over lesion
-images with intervals over groups, share of missed lesions), and draws figures/matrix_strata.png.
+Contrast is the generalised contrast-to-noise ratio of the lesion, see ``lesion_contrast``. The scanner is
+known for BUS-BRA and for simulated images. Writes figures/matrix_strata.csv, one row for each set, stratum and method (means
+over lesion images with intervals over groups, share of missed lesions), and draws figures/matrix_strata.png.
 
 Usage: python benchmarks/strata.py [--draw]    (the latter redraws from the table, without images)
 """

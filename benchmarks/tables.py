@@ -1,6 +1,6 @@
-"""Tables of the documentation, computed from the CSV files that the benchmarks write: one function a table.
+"""Tables of the documentation, computed from the CSV files that the benchmarks write: one function for each table.
 
-``tools/write_readme.py`` puts them into README.md, docs/ and benchmarks/README.md, between marks of their names (``TABLES``).
+``tools/write_readme.py`` puts them into README.md, docs/ and benchmarks/README.md, between marks with their names (``TABLES``).
 """
 
 from __future__ import annotations

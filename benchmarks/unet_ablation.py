@@ -1,17 +1,19 @@
-"""Which part of the training recipe transfers to a hospital that the network never saw?
+"""Test which parts of the training recipe help in a hospital that the network never saw.
 
-The U-Net with an encoder is trained on one hospital and scored on the other: BUSI to BUS-BRA and back, folds 1 to 4 of both, so
-that no image is looked at on which the shipped weights are tested. All trainings take equally many steps at 128²:
+The U-Net with an encoder is trained on one hospital and scored on the other, from BUSI to BUS-BRA and back. Only folds 1 to
+4 of both are used, so no image is scored on which the shipped weights are tested. All trainings take equally many steps
+at 128²:
 
-- ``base``: ImageNet weights, narrow augmentation (recipe 3), one lesion image in ten cut to a part without lesion;
-- ``no crops``: without these parts;
-- ``phantoms first``: 5,000 passes over simulated images before;
-- ``phantoms first and mixed``: that, and a fifth of the images simulated;
-- ``wide augmentation``: that, with the package's augmentation (recipe 4): wider geometry, and the processing of scanners.
+- ``base``: ImageNet weights, the narrow augmentation of recipe 3, and one lesion image in ten cropped to a part without
+  lesion;
+- ``no crops``: without these crops;
+- ``phantoms first``: pretrained with 5,000 simulated images, counted with repetitions;
+- ``phantoms first and mixed``: pretrained so, and a fifth of the images simulated;
+- ``wide augmentation``: the same with the augmentation of recipe 4: wider geometry, and the processing of scanners.
 
-Writes figures/unet_ablation.csv, one row a training and a threshold: mean Dice of lesion images, share of missed lesions (Dice below
-0.1) and, where there are normal images, specificity, with the mirror image as test-time augmentation and regions below 0.2 % of the
-image dropped. Rows that are there already are kept, so a stopped run is taken up again.
+Writes figures/unet_ablation.csv, one row for each training and threshold: mean Dice of lesion images, share of missed
+lesions (Dice below 0.1) and, if there are normal images, specificity, with the mirror image as test-time augmentation and
+regions below 0.2 % of the image dropped. Existing rows are kept, so a stopped run can be resumed.
 
 Usage: python benchmarks/unet_ablation.py ["base" "wide augmentation" …] [--root FOLDER] [--seeds 1]
 """

@@ -1,21 +1,21 @@
-"""What a leak does to a score, what simulated images are worth before real ones, which training travels, and what chance does.
+"""Experiments on training: effect of data leakage, of pretraining on simulated images, of four augmentations, and of chance.
 
-Experiments on BUSI, each scored on images that were never seen; all but the last with the light U-Net:
+All use BUSI and score images that were never seen; all but the last train the light U-Net:
 
-- ``leak``: lesion images are split at random, one fifth for the test, as most publications do. The network is trained
-  twice: on images among which are near-duplicates of test images (their group in ``datasets/folds/busi.csv``), and on as many
-  images without any. Both are scored on the same test images, those whose copy was in training told apart from the others.
+- ``leak``: lesion images are split at random, one fifth for the test, as in most publications. The network is trained
+  twice: on images that include near-duplicates of test images (of their group in ``datasets/folds/busi.csv``), and on as
+  many images without any. Both are scored on the same test images, separately for those with and without a copy.
 - ``pretraining``: 16, 64 and 256 training images of folds 1 to 4, from scratch and from the weights ``phantom-light``, which
-  saw simulated images only; each takes as many steps as a quarter of the epochs on all images; scored on fold 5;
-- ``external``: four trainings on the lesion images of folds 1 to 4, in equally many steps: with random changes of geometry only;
-  with those of grey values as well (gamma, gain, speckle, resolution), as the package's recipe has them; so, with as many
-  simulated images mixed in; so, starting from ``phantom-light``. Scored in-domain (fold 5) and on BUS-BRA's fold 5;
-- ``seeds``: the U-Net with a pretrained encoder (256², whatever ``--size`` says), trained on folds 1 to 4 with other seeds than
-  the shipped ``busi-encoder``, which is the first of them; a seed also picks the validation groups. Scored on fold 5,
-  normal images included: each alone without and with test-time augmentation, all together, and all together with ``bus-all``.
+  saw simulated images only, each with as many steps as a quarter of the epochs on all images; scored on fold 5;
+- ``external``: four trainings on the lesion images of folds 1 to 4, with equally many steps: changes of geometry only;
+  changes of grey values as well (the package's augmentation); the same with as many simulated images mixed in; the same
+  starting from ``phantom-light``. Scored in-domain (fold 5) and on BUS-BRA's fold 5;
+- ``seeds``: the U-Net with a pretrained encoder, trained on folds 1 to 4 with several seeds, of which the first is the
+  shipped ``busi-encoder``; a seed also selects the validation groups. Scored on fold 5 at 256², normal images included:
+  each alone, without and with test-time augmentation, all averaged, and all averaged with ``bus-all``.
 
-Every training is kept, so a stopped run is taken up again. Writes figures/unet_<experiment>.csv, one row an image, and
-draws figures/unet_experiments.png from those that are there.
+Trainings are cached, so a stopped run can be resumed. Writes figures/unet_<experiment>.csv, one row for each image, and
+draws figures/unet_experiments.png from those that exist.
 
 Usage: python benchmarks/unet_experiments.py leak pretraining external seeds [--seeds 3] [--epochs 40] [--size 128]
 """

@@ -1,18 +1,18 @@
-"""Validation Dice over training time: our light U-Net, the network this project grew from, and MONAI's.
+"""Validation Dice over training time: our light U-Net, the network from which this project developed, and MONAI's.
 
-All train on the same images (BUSI, folds 1 to 4 without the validation groups) at 128² and are scored after every epoch on
-the same validation groups, at a threshold of one half; the clock stops while they are scored. Each runs in a process of
-its own, one after the other:
+All train on the same images (BUSI, folds 1 to 4 without the validation groups) at 128², and are scored after each epoch on
+the same validation groups, at a threshold of one half; the clock stops meanwhile. Each runs in its own process, one after
+the other:
 
 - ``light``: the package's recipe;
-- ``sibling``: 64 to 1024 channels, cross-entropy, Adam at Keras' rate, batches of 16, no augmentation, as its README tells;
+- ``sibling``: 64 to 1024 channels, cross-entropy, Adam at Keras' default rate, batches of 16, no augmentation, as in its README;
 - ``monai``: ``monai.networks.nets.UNet`` with our channels and residual units, ``DiceCELoss``, AdamW 1e-3, batches of 8, flips,
-  rotation, zoom, contrast and noise from MONAI; runs where ``torch`` and ``monai`` are installed (no dependency of ours).
+  rotation, zoom, contrast and noise from MONAI; needs an interpreter with ``torch`` and ``monai`` (no dependency of ours).
 
-``seconds`` is wall time, so the machine should do nothing else; ``cpu_seconds`` is what the process used of all cores. Writes
-figures/unet_peers.csv, one row an epoch, with the network's ``engine``, and draws figures/unet_peers.png. Rows of peers that were
-not named are kept. Without a peer it only draws. Time to a Dice that was never reached is a lower bound: the time spent. With
-``--masks`` the best epoch's masks of fold 5 are written too, at the images' own sizes, for ``busutils evaluate --pred``.
+``seconds`` is wall time, so the machine should be otherwise idle; ``cpu_seconds`` is processor time on all cores. Writes
+figures/unet_peers.csv, one row for each epoch, with the network's ``engine``, and draws figures/unet_peers.png. Rows of networks
+that are not named are kept; without a name it only draws. If a Dice is never reached, the time spent is a lower bound. With
+``--masks``, the masks of the best epoch on fold 5 are written too, at the images' own sizes, for ``busutils evaluate --pred``.
 
 Usage: python benchmarks/unet_peers.py light sibling monai [--minutes 20] [--python monai=/path/to/python] [--masks DIR]
 """

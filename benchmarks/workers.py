@@ -1,6 +1,6 @@
-"""How much faster two processes are than one: the K-Means part of the matrix, from empty caches, in one run.
+"""Measure the speed-up by two processes: the K-Means part of the matrix, from empty caches, in one run.
 
-The images are decoded beforehand, so that both runs start alike, and the tables of both are compared to the last digit.
+Images are decoded beforehand, so that both runs start with the same cache, and their tables are compared to the last digit.
 Writes figures/workers.csv: ``processes, seconds, speed_up, targets``.
 
 Usage: python benchmarks/workers.py [--processes 1 2] [--targets busi stu]

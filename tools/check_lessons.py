@@ -1,4 +1,4 @@
-"""Check the anatomy of the lessons: what every reader may rely on, and what nbval alone would let pass."""
+"""Check the anatomy of the lessons: their sections, exercises and outputs, and errors that nbval does not notice."""
 
 from __future__ import annotations
 

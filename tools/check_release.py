@@ -1,4 +1,4 @@
-"""What is in the archives of a release: every tracked file of the package in the wheel, and of the repository in the source.
+"""Check the archives of a release: all tracked files of the package in the wheel, and of the repository in the source.
 
 Usage: python tools/check_release.py dist v0.1.0
 """

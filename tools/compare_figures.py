@@ -1,8 +1,8 @@
-"""Compare pictures with the committed ones: same size, and grey values alike once both are shrunk.
+"""Compare pictures with the committed ones: same size, and similar grey values after both are shrunk.
 
-``python tools/compare_figures.py FOLDER`` compares every picture of FOLDER with the one of the same name in ``figures/``.
-Fonts and versions of the drawing library move single pixels, so both pictures are shrunk to a sixth before the largest
-difference of any spot is taken: a moved bar, another number or a missing curve is larger than that.
+``python tools/compare_figures.py FOLDER`` compares each picture in FOLDER with the one of the same name in ``figures/``.
+Fonts and versions of the drawing library move single pixels. So both pictures are shrunk to a sixth before the largest
+difference is taken: a moved bar, another number or a missing curve still exceeds it.
 """
 
 from __future__ import annotations

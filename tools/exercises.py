@@ -1,7 +1,7 @@
-"""Exercises and their solutions: ``notebooks/solutions`` holds, for each one, the stub and what may stand in its place.
+"""Exercises and their solutions: ``notebooks/solutions`` holds the stub of each exercise and the code that replaces it.
 
-``python tools/exercises.py write`` puts the stubs into the lessons; ``python tools/exercises.py run [NN ...]`` executes
-lessons with the solutions in place of the stubs, where every check must say that the answer is right.
+``python tools/exercises.py write`` copies the stubs into the lessons; ``python tools/exercises.py run [NN ...]`` executes
+lessons with the solutions in place of the stubs; every check must then accept them.
 """
 
 from __future__ import annotations

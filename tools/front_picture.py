@@ -1,4 +1,4 @@
-"""Image, K-Means, U-Net and uncertainty on two simulated images: the picture that opens the README.
+"""Image, K-Means, U-Net and uncertainty on two simulated images: the first picture of the README.
 
 Writes figures/front.png. Usage: python tools/front_picture.py
 """

@@ -1,9 +1,9 @@
-"""Repeatability gate: execute each lesson's executed copy once more; every printed digit must agree.
+"""Repeatability gate: execute each lesson's executed copy again; every printed digit must agree.
 
-``busutils lessons run`` (``make lessons``) writes the copies; ``python tools/gate.py build [NN ...]`` executes them again
-with nbval in its strict mode, which compares all text and all tables, and with an empty cache, so that what was trained
-before is trained anew. Pictures are not compared: their pixels hang on
-fonts, and what they show is printed too. ``tools/gate.cfg`` names the few things that may differ from run to run.
+``busutils lessons run`` (``make lessons``) writes the copies. ``python tools/gate.py build [NN ...]`` executes them again
+with nbval in its strict mode, which compares all text and tables, and with an empty cache, so that all networks are
+trained again. Pictures are not compared: their pixels depend on fonts, and what they show is also printed.
+``tools/gate.cfg`` lists what may differ from run to run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Train, save and describe the weights that travel with the package.
+"""Train, save and describe the weights that come with the package.
 
 ``python tools/ship_weights.py bus-all`` trains (or loads that training from the cache), writes
-``busutils/models/weights/bus-all.npz`` in half precision, loads it back, scores it on images it never saw, and writes
-the card.
+``busutils/models/weights/bus-all.npz`` in half precision, loads it again, scores it on images that it never saw, and
+writes the card.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fill the pages of the documentation from data: tables of numbers, the list of lessons, the index of the figures.
 
-A page holds pairs of marks, ``<!-- name -->`` and ``<!-- /name -->``; what stands between them is replaced by the table of
-that name (``benchmarks/tables.py``). ``python tools/write_readme.py --lessons build`` first collects the minutes of a run of
-the lessons.
+A page contains pairs of marks, ``<!-- name -->`` and ``<!-- /name -->``; the text between them is replaced by the table of
+that name (``benchmarks/tables.py``). ``python tools/write_readme.py --lessons build`` first collects the running times
+of the lessons from a run.
 """
 
 from __future__ import annotations
