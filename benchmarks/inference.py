@@ -94,7 +94,7 @@ def light(size: int) -> Any:
     shipped = models.load_weights(WEIGHTS)
     same = models.UNetSegmenter(**{**shipped.get_params(deep=False), "size": size})
     same._set_arrays(shipped._arrays())
-    same.history_, same.threshold_, same.min_confidence_ = shipped.history_, shipped.threshold_, shipped.min_confidence_
+    same.history_, same.threshold_ = shipped.history_, shipped.threshold_
     same.fitted_ = True
     return same
 

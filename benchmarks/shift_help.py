@@ -95,7 +95,7 @@ def with_ten_labels(weights: str, pool: datasets.LesionDataset, seed: int) -> mo
     cases = np.random.default_rng(seed).choice(np.unique(groups), 10, replace=False)
     ten = pool.subset([int(np.flatnonzero(groups == case)[0]) for case in cases])
     # Two steps an epoch. No image is spared for validation: the last epoch counts, and a threshold of one half.
-    settings = {"start": weights, "epochs": 50, "learning_rate": 5e-4, "validation_fraction": 0.0, "seed": seed}
+    settings = {"init_weights": weights, "epochs": 50, "learning_rate": 5e-4, "validation_fraction": 0.0, "seed": seed}
     return models.fit_on(models.UNetSegmenter.preset("light", **settings), ten)
 
 
@@ -115,9 +115,7 @@ def helps(
     }
 
     def fresh(**settings: object) -> models.Segmenter:
-        segmenter = models.load_weights(weights).set_params(tta="none", **settings)
-        segmenter.min_confidence_ = 0
-        return segmenter
+        return models.load_weights(weights).set_params(tta="none", **settings)
 
     def score(name: str, segmenter: models.Segmenter, seen: np.ndarray) -> pd.DataFrame:
         table = evaluation.score_masks(target, masks, segmenter.predict(seen))

@@ -377,7 +377,7 @@ def maps_table() -> str:
     lines += [
         "",
         f"{energy['id'].nunique()} images whose lesion was found; {last['image'].nunique()} for the shuffling, where 1 is the same "
-        "map, 0 an unrelated or an empty one: what stays near 1 shows the image and not the network. Costs are those of one 256² image and the network as shipped, which works on 128².",
+        "map, 0 an unrelated or an empty one: what stays near 1 shows the image and not the network. Costs are those of one 256² image and the network as shipped, which works on 160².",
         "",
         f"- Pixels: within 10 px of the contours, entropy separates wrong from right pixels with an AUROC of {auc}, {less.mean:+.3f} "
         f"[{less.low:+.3f}, {less.high:+.3f}] against the distance to the predicted contour.",

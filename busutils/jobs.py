@@ -49,13 +49,8 @@ def cache_dir() -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("busutils", appauthor=False))
 
 
-def peak_memory_mb(*, children: bool = False) -> float:
+def peak_memory_mb() -> float:
     """Largest memory that this process has held so far.
-
-    Parameters
-    ----------
-    children : bool, default False
-        That of the largest of its ended child processes instead.
 
     Returns
     -------
@@ -66,7 +61,7 @@ def peak_memory_mb(*, children: bool = False) -> float:
         import resource
     except ImportError:
         return math.nan
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 

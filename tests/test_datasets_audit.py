@@ -203,7 +203,7 @@ def test_copies_across_sets(tmp_path):
 def test_check_counts_every_tree(tmp_path, key):
     report = datasets.check(key, trees.TREES[key](tmp_path))
     assert report.ok and report.n_images == int(report.table["found"].iloc[-1])
-    assert report.to_dict()["key"] == key
+    assert report.key == key
     said = " ".join(problem.message for problem in report.problems)
     assert key == "folder" or "differs from the published set" in said
     if key == "bus-uclm":

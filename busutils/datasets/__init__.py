@@ -6,7 +6,7 @@
 """
 
 from busutils.datasets.audit import AuditReport, audit
-from busutils.datasets.cache import cache_dir, cache_info, clear_cache
+from busutils.datasets.cache import cache_dir, cache_info
 from busutils.datasets.catalogue import CARDS, Card, card
 from busutils.datasets.fetch import fetch
 from busutils.datasets.inspection import catalogue_table, check, info
@@ -41,7 +41,6 @@ __all__ = [
     "catalogue_table",
     "check",
     "check_no_leak",
-    "clear_cache",
     "concatenate",
     "fetch",
     "info",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,19 +48,6 @@ def cache_info() -> CacheInfo:
     """
     sizes = [file.stat().st_size for file in cache_dir().glob("*.npz")]
     return CacheInfo(cache_dir(), len(sizes), sum(sizes))
-
-
-def clear_cache() -> CacheInfo:
-    """Empty the array cache.
-
-    Returns
-    -------
-    CacheInfo
-        What was removed.
-    """
-    before = cache_info()
-    shutil.rmtree(before.path, ignore_errors=True)
-    return before
 
 
 def entry_of(records: Sequence[Record], size: int) -> Path | None:

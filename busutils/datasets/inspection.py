@@ -49,25 +49,6 @@ class CheckReport:
         """Whether the set can be used as it is."""
         return not any(problem.fatal for problem in self.problems)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON.
-
-        Returns
-        -------
-        dict
-        """
-        return {
-            "key": self.key,
-            "title": self.title,
-            "folder": str(self.folder),
-            "ok": self.ok,
-            "images": self.n_images,
-            "masks": self.n_masks,
-            "groups": self.n_groups,
-            "counts": self.table.to_dict("records"),
-            "problems": [dataclasses.asdict(problem) for problem in self.problems],
-        }
-
 
 def info(key: str) -> dict[str, Any]:
     """What is known about a set: its card, and the folds that are shipped for it.

@@ -35,7 +35,9 @@ def layer_of(network: Any, name: str) -> Any:
 
 
 def _levels(names: Sequence[str]) -> list[str]:
-    return [n for n in names if n == "bottleneck" or (n[:3] in ("enc", "dec") and n[3:].isdigit())]
+    levels = [n for n in names if n == "bottleneck" or (n[:3] in ("enc", "dec") and n[3:].isdigit())]
+    levels.sort(key=lambda n: 0 if n == "bottleneck" else int(n[3:]) - 100 if n[:3] == "enc" else 100 - int(n[3:]))
+    return levels
 
 
 def levels_of(segmenter: Segmenter) -> list[str]:

@@ -257,14 +257,6 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["lesson", "seconds", "result"])
 
 
-def peak_memory_gb() -> float:
-    """Largest memory that any one lesson's process has held so far, in GB; NaN on Windows."""
-    return jobs.peak_memory_mb(children=True) / 1024
-
-
-# -- stored outputs ------------------------------------------------------------------------------------------
-
-
 def refresh(
     names: Sequence[str] = (),
     *,
