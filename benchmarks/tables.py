@@ -23,7 +23,7 @@ TRANSFER = FIGURES / "transfer.csv"
 PRETRAINING = FIGURES / "unet_pretraining.csv"
 EXTERNAL = FIGURES / "unet_external.csv"
 LEAK = FIGURES / "unet_leak.csv"
-SEEDS = FIGURES / "unet_seeds.csv"
+ABLATION = FIGURES / "unet_ablation.csv"
 PEERS = FIGURES / "unet_peers.csv"
 SHIFT = FIGURES / "shift_help_pairs.csv"
 WORKERS = FIGURES / "workers.csv"
@@ -198,25 +198,17 @@ def leak_table() -> str:
     return "\n".join(lines)
 
 
-def seeds_table() -> str:
-    """What the seed does to a score, and what test-time augmentation and more networks add."""
-    table = pd.read_csv(SEEDS)
-    table["together"] = table["networks"] == "together"
-    n = table.loc[~table["together"], "seed"].nunique()
-    names = {
-        ("no TTA", False): "one network, without test-time augmentation",
-        ("TTA", False): "one network, as the recipe has it",
-        ("TTA", True): f"all {n} together",
-        ("TTA, and bus-all", True): f"all {n} and `bus-all` together",
-    }
-    found = evaluation.summarise(table, ["setting", "together"]).set_index(["setting", "together"])
-    lesions = table[table["mask_area"] > 0]
-    by_seed = lesions.pivot_table(index=["setting", "together"], columns="seed", values="dice")
-    lines = ["| Networks | Dice | Seed by seed | Missed | Specificity |", "|---|---|---|---|---|"]
-    for key, name in names.items():
-        row, each = found.loc[key], by_seed.loc[key].dropna()
-        told = ", ".join(f"{value:.3f}" for value in each) if len(each) > 1 else ""
-        lines.append(f"| {name} | {dice_of(row)} | {told} | {row['missed']:.1%} | {row['normal_specificity']:.1%} |")
+def ablation_table() -> str:
+    """Which part of the recipe transfers from one hospital to the other."""
+    table = pd.read_csv(ABLATION)
+    table = table[table["threshold"] == 0.5]
+    ways = list(dict.fromkeys(zip(table["source"], table["target"], strict=True)))
+    heads = [f"{what}, {source} → {target}" for source, target in ways for what in ("Dice", "missed")]
+    lines = [f"| Setting | {' | '.join(heads)} | Specificity |", "|---" * (len(heads) + 2) + "|"]
+    for setting, part in table.groupby("setting", sort=False):
+        means = part.groupby(["source", "target"])[["dice", "missed"]].mean()
+        cells = [text for way in ways for text in (f"{means.loc[way, 'dice']:.3f}", f"{means.loc[way, 'missed']:.1%}")]
+        lines.append(f"| {setting} | {' | '.join(cells)} | {part['specificity'].mean():.1%} |")
     return "\n".join(lines)
 
 
@@ -459,7 +451,7 @@ TABLES = {
     "results": results_table,
     "strata": strata_table,
     "folds": folds_table,
-    "seeds": seeds_table,
+    "ablation": ablation_table,
     "peers": peers_table,
     "pretraining": pretraining_table,
     "leak": leak_table,

@@ -1,6 +1,6 @@
-"""Experiments on training: effect of data leakage, of pretraining on simulated images, of four augmentations, and of chance.
+"""Experiments on training: effect of data leakage, of pretraining on simulated images, and of four augmentations.
 
-All use BUSI and score images that were never seen; all but the last train the light U-Net:
+All train the light U-Net on BUSI and score images that were never seen:
 
 - ``leak``: lesion images are split at random, one fifth for the test, as in most publications. The network is trained
   twice: on images that include near-duplicates of test images (of their group in ``datasets/folds/busi.csv``), and on as
@@ -9,15 +9,12 @@ All use BUSI and score images that were never seen; all but the last train the l
   saw simulated images only, each with as many steps as a quarter of the epochs on all images; scored on fold 5;
 - ``external``: four trainings on the lesion images of folds 1 to 4, with equally many steps: changes of geometry only;
   changes of grey values as well (the package's augmentation); the same with as many simulated images mixed in; the same
-  starting from ``phantom-light``. Scored in-domain (fold 5) and on BUS-BRA's fold 5;
-- ``seeds``: the U-Net with a pretrained encoder, trained on folds 1 to 4 with several seeds, of which the first is the
-  shipped ``busi-encoder``; a seed also selects the validation groups. Scored on fold 5 at 256², normal images included:
-  each alone, without and with test-time augmentation, all averaged, and all averaged with ``bus-all``.
+  starting from ``phantom-light``. Scored in-domain (fold 5) and on BUS-BRA's fold 5.
 
 Trainings are cached, so a stopped run can be resumed. Writes figures/unet_<experiment>.csv, one row for each image, and
 draws figures/unet_experiments.png from those that exist.
 
-Usage: python benchmarks/unet_experiments.py leak pretraining external seeds [--seeds 3] [--epochs 40] [--size 128]
+Usage: python benchmarks/unet_experiments.py leak pretraining external [--seeds 3] [--epochs 40] [--size 128]
 """
 
 from __future__ import annotations
@@ -31,7 +28,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
 
 from busutils import datasets, evaluation, jobs, models, plotting
 
@@ -101,47 +97,12 @@ def external(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any])
     return pd.concat(tables)
 
 
-def seeds(busi: datasets.LesionDataset, seeds: int, settings: dict[str, Any]) -> pd.DataFrame:
-    """Train one recipe with several seeds; score the networks one by one and together."""
-    train, test = busi.split(5)
-    images, masks = test.load_arrays(256)
-    tables: dict[str, list[pd.DataFrame]] = {"no TTA": [], "TTA": [], "TTA, and bus-all": []}
-
-    def score(segmenter: models.Segmenter, probs: np.ndarray, setting: str, networks: str, seed: int) -> None:
-        table = evaluation.score_masks(test, masks, segmenter.masks_from(probs))
-        about = {"setting": setting, "networks": networks, "seed": seed, "epochs": members[0].epochs, "size": 256}
-        tables[setting].append(table.assign(**about, n_train=len(train)))
-        print(f"{networks}, {setting}: {table.loc[table['mask_area'] > 0, 'dice'].mean():.3f}", flush=True)
-
-    members, maps = [], []
-    for seed in range(seeds):
-        recipe = models.UNetSegmenter.preset("encoder", epochs=settings["epochs"], seed=seed)
-        if members and recipe.epochs != members[0].epochs:
-            raise SystemExit(f"busi-encoder was trained for {members[0].epochs} epochs: give as many with --epochs")
-        member = models.fit_on(recipe, train, progress=True) if seed else models.load_weights("busi-encoder")
-        members.append(member)
-        maps.append(member.predict_proba(images))
-        score(member, maps[-1], "TTA", f"seed {seed}", seed)
-        alone = clone(member).set_params(tta="none")
-        alone.network_, alone.fitted_ = member.network_, True
-        score(alone, alone.predict_proba(images), "no TTA", f"seed {seed}", seed)
-    together = clone(members[0])
-    together.threshold_ = np.mean([member.threshold_ for member in members])
-    score(together, np.mean(maps, axis=0), "TTA", "together", 0)
-    members.append(models.load_weights("bus-all"))
-    maps.append(members[-1].predict_proba(images))
-    together.threshold_ = np.mean([member.threshold_ for member in members])
-    score(together, np.mean(maps, axis=0), "TTA, and bus-all", "together", 0)
-    return pd.concat([table for parts in tables.values() for table in parts])
-
-
-EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "external": external, "seeds": seeds}
-X_OF = {"leak": "image", "pretraining": "n_train", "external": "target", "seeds": "networks"}
+EXPERIMENTS = {"leak": leak, "pretraining": pretraining, "external": external}
+X_OF = {"leak": "image", "pretraining": "n_train", "external": "target"}
 X_LABELS = {
     "leak": "test image",
     "pretraining": "real training images",
     "external": "tested on",
-    "seeds": "trained with",
 }
 
 

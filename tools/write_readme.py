@@ -70,7 +70,7 @@ LESSONS = {
 }
 
 # Pictures that are drawn from several tables.
-PARTS = {"unet_experiments": tuple(f"unet_{part}" for part in ("leak", "pretraining", "external", "seeds"))}
+PARTS = {"unet_experiments": tuple(f"unet_{part}" for part in ("leak", "pretraining", "external"))}
 
 
 def collect_minutes(folder: Path) -> None:
