@@ -23,7 +23,7 @@ from busutils.models.weights import weights_file
 __all__ = ["BenchmarkSpec", "SpecError", "run_benchmark"]
 
 BLOCK = 200  # images scored in one step, so that a slow method on a large set does not keep one worker busy alone
-_KINDS = ("constant", "kmeans", "unet", "weights")
+_KINDS = (*models.METHODS, "weights")
 # What shaped a method: sets joined by " + ", and the fold that was left out of each, or None.
 _Known = tuple[tuple[str, int | None], ...]
 
@@ -39,7 +39,7 @@ class BenchmarkSpec:
     Parameters
     ----------
     methods : mapping of str to mapping
-        Name → ``kind`` (``constant``, ``kmeans``, ``unet`` or ``weights``) and its settings. ``weights`` are only tested:
+        Name → ``kind`` (one of ``models.METHODS``, or ``weights``) and its settings. ``weights`` are only tested:
         ``name`` is that of shipped weights, or a file. For a file, also as the ``init_weights`` of a network,
         ``trained_on`` names its sets, as in `sources`, and ``held_out`` the fold it did not see, if any.
     sources : list of str
@@ -144,15 +144,13 @@ def _segmenter(method: Mapping[str, Any], seed: int) -> Segmenter:
     about = ("kind", "trained_on", "held_out")
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in method.items() if k not in about}
     kind = method.get("kind")
-    if kind == "constant":
-        return models.ConstantMaskSegmenter(**settings)
-    if kind == "kmeans":
-        return models.KMeansSegmenter(**settings)
     if kind == "unet":
         return models.UNetSegmenter.preset(settings.pop("preset", "light"), **settings, seed=seed)
     if kind == "weights":
         name = str(settings.get("name"))
         return models.load(name, "auto" if name.endswith(".onnx") else "keras")
+    if kind in models.METHODS:
+        return getattr(models, models.METHODS[kind])(**settings)
     raise SpecError(f"unknown kind {kind!r}: choose one of {', '.join(_KINDS)}")
 
 

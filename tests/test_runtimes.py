@@ -69,6 +69,17 @@ def test_encoders_are_exported(with_encoder, discs, tmp_path):
 
 
 @pytest.mark.tf
+def test_an_export_with_a_minimum_confidence_is_refused(exported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(exported))
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "busutils")
+    entry.value = json.dumps(json.loads(entry.value) | {"min_confidence": 0.9})
+    onnx.save(model, str(tmp_path / "old.onnx"))
+    with pytest.raises(models.WeightsError, match="export it again"):
+        models.load(tmp_path / "old.onnx")
+
+
+@pytest.mark.tf
 def test_half_precision_is_exported_as_single(discs, tmp_path):
     needs("onnxruntime", "tf2onnx")
     settings = {"size": 32, "filters": (4, 8)}

@@ -35,9 +35,9 @@ def layer_of(network: Any, name: str) -> Any:
 
 
 def _levels(names: Sequence[str]) -> list[str]:
-    levels = [n for n in names if n == "bottleneck" or (n[:3] in ("enc", "dec") and n[3:].isdigit())]
-    levels.sort(key=lambda n: 0 if n == "bottleneck" else int(n[3:]) - 100 if n[:3] == "enc" else 100 - int(n[3:]))
-    return levels
+    down = sorted(n for n in names if n.startswith("enc") and n[3:].isdigit())
+    up = sorted((n for n in names if n.startswith("dec") and n[3:].isdigit()), reverse=True)
+    return [*down, *(n for n in names if n == "bottleneck"), *up]
 
 
 def levels_of(segmenter: Segmenter) -> list[str]:

@@ -10,23 +10,26 @@ from typing import Any
 
 from busutils.models.segmenter import Segmenter, WeightsError, clean_mask
 
+#: Methods by the ``kind`` that names them in a benchmark's description, and their classes.
+METHODS = {"constant": "ConstantMaskSegmenter", "kmeans": "KMeansSegmenter", "unet": "UNetSegmenter"}
+
 # Name → module: imported when first asked for, so that K-Means never pays for Keras.
 _LAZY = {
     "ConstantMaskSegmenter": "busutils.models.constant",
     "KMeansSegmenter": "busutils.models.kmeans",
+    "UNetSegmenter": "busutils.models.training",
     "RUNTIMES": "busutils.models.runtimes",
     "RuntimeNotAvailable": "busutils.models.runtimes",
     "export_network": "busutils.models.export",
     "fit_on": "busutils.models.fitting",
     "load": "busutils.models.runtimes",
     "runtime_name": "busutils.models.runtimes",
-    "UNetSegmenter": "busutils.models.training",
     "load_weights": "busutils.models.weights",
     "list_weights": "busutils.models.weights",
     "weights_facts": "busutils.models.weights",
 }
 
-__all__ = [*_LAZY, "Segmenter", "WeightsError", "clean_mask"]
+__all__ = [*_LAZY, "METHODS", "Segmenter", "WeightsError", "clean_mask"]
 
 
 def __getattr__(name: str) -> Any:

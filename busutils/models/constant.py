@@ -66,7 +66,7 @@ class ConstantMaskSegmenter(Segmenter):
     def _square_proba(self, squares: np.ndarray) -> np.ndarray:
         return np.repeat(self.mean_mask_[None], len(squares), axis=0)
 
-    def postprocess(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    def postprocess(self, mask: np.ndarray) -> np.ndarray:
         """Return the mask as it is."""
         return mask
 

@@ -22,9 +22,9 @@ __all__ = ["PRECISIONS", "export_network"]
 PRECISIONS = ("float32", "int8")
 
 _RECIPE = (
-    "Lesion segmentation in breast ultrasound; not a medical device. Grey levels 0 to 255 as float32 (N, size, size, 1) in, "
-    "probabilities of the same shape out. The metadata entry busutils holds size, threshold, test-time augmentation and what is "
-    "dropped from masks; busutils/models/runtimes.py says what to do with them."
+    "Lesion segmentation in breast ultrasound; not a medical device. Input: grey levels 0 to 255, float32 (N, size, size, 1). "
+    "Output: probabilities of the same shape. The metadata entry busutils holds size, threshold, minimum area and test-time "
+    "augmentation; busutils/models/runtimes.py describes their use."
 )
 
 

@@ -562,7 +562,7 @@ class KMeansSegmenter(Segmenter):
     def _fit(self, images: list[np.ndarray], masks: list[np.ndarray] | None, **options: Any) -> None:
         self.check_settings()
 
-    def postprocess(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    def postprocess(self, mask: np.ndarray) -> np.ndarray:
         """Return the mask as it is: its outline was drawn before."""
         return mask
 

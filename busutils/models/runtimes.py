@@ -99,8 +99,11 @@ class OnnxSegmenter(Segmenter):
             self.threshold_ = float(about["threshold"])
             self.provenance = about.get("provenance", {})
             self._check_bounds()
+            old = about.get("min_confidence")
         except Exception as error:  # ONNX Runtime raises classes of its own
             raise WeightsError(f"{path} is not a network exported by busutils: export it again") from error
+        if old:
+            raise WeightsError(f"{path} drops regions by a minimum confidence, as version 0.1 did: export it again")
         self._input = self.session_.get_inputs()[0].name
         self.content_ = about.get("content") or jobs.content_key(Path(path).read_bytes())
         self.fitted_ = True

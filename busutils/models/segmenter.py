@@ -8,7 +8,6 @@ sizes; the network's square is its own business.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -141,9 +140,10 @@ def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False
 class Segmenter(BaseEstimator):
     """Base of all methods that draw a lesion.
 
-    A subclass sets `supervised`, and writes ``_fit(images, masks, **options)`` and ``_square_proba(squares)``; it may
-    keep fitted arrays, which ``_arrays`` and ``_set_arrays`` save and load. Parameters named in ``__init__`` are the
-    configuration. A subclass needs a parameter ``size``: the square, in pixels, it works on. Everything else that a caller
+    A subclass sets `supervised`, and writes ``_fit(images, masks, **options)`` and ``_square_proba(squares)``. It may
+    choose `threshold_`, which is saved with it, replace `postprocess`, and keep fitted arrays, which ``_arrays`` and
+    ``_set_arrays`` save and load. Parameters named in ``__init__`` are the configuration. An entry in ``models.METHODS``
+    makes it known to benchmarks and to files. A subclass needs a parameter ``size``: the square, in pixels, it works on. Everything else that a caller
     may ask for stands here with a default.
 
     Attributes
@@ -297,7 +297,7 @@ class Segmenter(BaseEstimator):
         -------
         boolean arrays of the same form and sizes.
         """
-        masks = [self.postprocess(np.asarray(prob) >= self.threshold_, np.asarray(prob)) for prob in probs]
+        masks = [self.postprocess(np.asarray(prob) >= self.threshold_) for prob in probs]
         return self._like(probs, masks, bool)
 
     @staticmethod
@@ -329,15 +329,13 @@ class Segmenter(BaseEstimator):
         """File of the weights that a training begins with, if any: their content shapes the result."""
         return None
 
-    def postprocess(self, mask: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    def postprocess(self, mask: np.ndarray) -> np.ndarray:
         """Turn a thresholded probability map into the mask that :meth:`predict` gives.
 
         Parameters
         ----------
         mask : (H, W) bool ndarray
             Where the probability reaches the threshold.
-        prob : (H, W) float ndarray
-            The probability.
 
         Returns
         -------
@@ -445,10 +443,15 @@ class Segmenter(BaseEstimator):
     def _from_archive(cls, path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Segmenter:
         if header["format"] > FORMAT_VERSION:
             raise WeightsError(f"{path} has format {header['format']}, newer than {FORMAT_VERSION}: update busutils")
-        for module in ("constant", "kmeans", "training"):  # each makes its method known
-            importlib.import_module(f"busutils.models.{module}")
+        from busutils import models
+
+        if header["class"] in models.METHODS.values():
+            getattr(models, header["class"])  # its import makes the class known
         if header["class"] not in Segmenter._classes:
-            raise WeightsError(f"{path} holds an unknown method {header['class']!r}: update busutils")
+            raise WeightsError(
+                f"{path} holds an unknown method {header['class']!r}: import its module first, or use the version of "
+                "busutils that wrote it"
+            )
         subclass = Segmenter._classes[header["class"]]
         if not issubclass(subclass, cls):
             raise WeightsError(
