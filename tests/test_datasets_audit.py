@@ -206,6 +206,8 @@ def test_check_counts_every_tree(tmp_path, key):
     assert report.key == key
     said = " ".join(problem.message for problem in report.problems)
     assert key == "folder" or "differs from the published set" in said
+    if key == "busi":
+        assert "identical pixels" in said
     if key == "bus-uclm":
         assert "left out" in said and "occur twice" in said
 
@@ -222,6 +224,38 @@ def test_check_lists_every_fault_instead_of_stopping(tmp_path):
     assert len(fatal) == 3 and report.problems[0].fatal
     for number in (1, 2, 3):
         assert any(f"benign ({number})" in message for message in fatal)
+
+
+def test_check_names_empty_masks_and_normals_with_a_lesion(tmp_path):
+    root = trees.busi(tmp_path)
+    home = root / "Dataset_BUSI_with_GT"
+    trees.save(home / "benign" / "benign (1)_mask.png", np.zeros((49, 64), bool))
+    trees.save(home / "normal" / "normal (1)_mask.png", trees.blob((49, 72)))
+    report = datasets.check("busi", root)
+    said = [problem.message for problem in report.problems if "its mask" in problem.message]
+    assert report.ok and len(said) == 2
+    assert "benign (1) is benign" in said[0] and "empty" in said[0]
+    assert "normal (1) is normal" in said[1] and "lesion" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_said"),
+    [
+        ("x0,benign,p1\nx1,benign,p1\nx2,benign,p2", True),  # in two groups
+        ("x0,benign,p1\nx1,benign,p1\nx2,malignant,p1", True),  # under two labels
+        ("x0,benign,p1\nx1,benign,p2\nx2,benign,p1", False),
+    ],
+)
+def test_check_names_identical_pixels_under_two_labels_or_in_two_groups(tmp_path, rows, is_said):
+    trees.folder(tmp_path)
+    for name in ("x0.png", "x2.png"):
+        trees.save(tmp_path / "images" / name, trees.picture(seed=9))
+    (tmp_path / "images" / "x2.bmp").unlink()
+    (tmp_path / "labels.csv").write_text(f"id,label,group\n{rows}\n")
+    report = datasets.check("folder", tmp_path)
+    said = [problem.message for problem in report.problems]
+    assert report.ok and len(said) == is_said
+    assert all("x0" in message and "x2" in message and "identical pixels" in message for message in said)
 
 
 def test_info_and_catalogue_are_plain_values():

@@ -31,6 +31,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.drop_once, self.busy_once, self.asked = {}, set(), set(), []
+        self.moved = {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self, path):
@@ -44,6 +45,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.lstrip("/")
         self.server.asked.append(path)
+        if path in self.server.moved:
+            self.send_response(302)
+            self.send_header("Location", self.server.moved[path])
+            self.end_headers()
+            return
         if path not in self.server.files or path in self.server.busy_once:
             self.send_error(503 if path in self.server.busy_once else 404)
             self.server.busy_once.discard(path)
@@ -294,6 +300,37 @@ def test_zip_bomb_is_refused(server, offer, archive, tmp_path):
 def test_all_addresses_are_https_or_kaggle():
     urls = [url for card in catalogue.CARDS.values() for download in card.downloads for url in download.urls]
     assert urls and all(url.startswith(("https://", "kaggle:")) for url in urls)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/stu.zip", "ftp://example.org/stu.zip", "file:///stu.zip"])
+def test_an_address_that_is_neither_https_nor_local_is_refused(offer, server, archive, tmp_path, monkeypatch, url):
+    offer("stu.zip")
+    downloads = (Download(name="stu.zip", urls=(url,)),)
+    monkeypatch.setitem(catalogue.CARDS, "stu", dataclasses.replace(catalogue.CARDS["stu"], downloads=downloads))
+    with pytest.raises(DatasetError, match="neither https"):
+        datasets.fetch("stu", tmp_path, progress=False)
+    server.files["stu.zip"] = archive
+    server.moved["stu.zip"] = url  # nor is such an address followed
+    offer("stu.zip")
+    with pytest.raises(DatasetError, match="neither https"):
+        datasets.fetch("stu", tmp_path, progress=False)
+    assert not (tmp_path / "Hospital").exists() and not left_behind(tmp_path)
+
+
+def test_a_redirect_on_the_same_host_is_followed(offer, server, archive, tmp_path):
+    server.files["new.zip"], server.moved["stu.zip"] = archive, "/new.zip"
+    offer("stu.zip", checksum=sha256(archive))
+    assert datasets.fetch("stu", tmp_path, progress=False).is_dir()
+    assert server.asked == ["stu.zip", "new.zip"]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_download_that_cannot_be_verified_is_said_so(offer, server, archive, tmp_path, caplog, is_known):
+    server.files["stu.zip"] = archive
+    offer("stu.zip", checksum=sha256(archive) if is_known else None)
+    datasets.fetch("stu", tmp_path, progress=False)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == (not is_known) and all("cannot be verified" in message for message in said)
 
 
 def test_signed_form_is_explained(tmp_path):

@@ -346,6 +346,13 @@ def test_one_empty_mask_is_no_error(tmp_path):
     assert datasets.load("folder", root).subset(["x0"]).load_arrays(16)[1].sum() == 0
 
 
+def test_empty_masks_of_a_subset_are_no_error_where_a_file_outside_it_is_broken(tmp_path):
+    root = trees.folder(tmp_path)
+    trees.save(root / "masks" / "x0.png", np.zeros((48, 64), np.uint8))
+    trees.cut_short(root / "images" / "x1.jpg")
+    assert not datasets.load("folder", root).subset(["x0"]).load_arrays(16)[1].any()
+
+
 @pytest.mark.parametrize("mask", [np.full((48, 64), 255, np.uint8), 255 - 255 * trees.blob().astype(np.uint8)])
 def test_masks_that_look_inverted_are_reported(tmp_path, mask):
     root = trees.folder(tmp_path)

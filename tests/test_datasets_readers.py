@@ -1,5 +1,6 @@
 """Readers on made-up trees: each quirk of a card is handled and reported."""
 
+import shutil
 import warnings
 import zipfile
 from dataclasses import replace
@@ -188,6 +189,62 @@ def test_breast_workbook_spacing_further_lesions_and_normals(tmp_path):
         load("breast", root)
 
 
+def _edit_breast_workbook(root, edit):
+    file = root / "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
+    header, *rows = tables.read_xlsx(file)
+    trees.workbook(file, [header, *edit(rows)])
+
+
+def _edit_csv(name, old, new):
+    def edit(root):
+        file = next(root.rglob(name))
+        text = file.read_text("utf-8-sig")
+        assert old in text
+        file.write_text(text.replace(old, new), encoding="utf-8-sig")
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil", "id_"),
+    [
+        ("bus-bra", _edit_csv("bus_data.csv", "bus_0002-l,2,cyst,benign", "bus_0002-l,2,cyst,bening"), "bus_0002-l"),
+        ("bus-uclm", _edit_csv("INFO.csv", "ANFO_000.png;No;Yes;Malignant", "ANFO_000.png;No;Yes;?"), "ANFO_000"),
+        (
+            "breast",
+            lambda root: _edit_breast_workbook(root, lambda rows: [[*rows[0][:-1], "cancer"], *rows[1:]]),
+            "case001",
+        ),
+    ],
+)
+def test_a_label_that_a_table_misspells_is_unknown(tmp_path, key, spoil, id_):
+    root = trees.TREES[key](tmp_path)
+    known = load(key, root)
+    spoil(root)
+    with pytest.warns(DatasetWarning, match=rf"no known label.*{id_}") as caught:
+        data = datasets.load(key, root)
+    assert sum("no known label" in str(warning.message) for warning in caught) == 1
+    assert data.ids.tolist() == known.ids.tolist()
+    changed = data.labels != known.labels
+    assert data.ids[changed].tolist() == [id_] and data.labels[changed].tolist() == ["unknown"]
+    assert data.subset([id_]).load_arrays(16, use_cache=False)[1].any()
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil", "id_"),
+    [
+        ("bus-bra", _edit_csv("bus_data.csv", "bus_0002-l", "bus_0001-l"), "bus_0001-l"),
+        ("bus-uclm", _edit_csv("INFO.csv", "ALWI_001", "ALWI_000"), "ALWI_000"),
+        ("breast", lambda root: _edit_breast_workbook(root, lambda rows: [*rows, rows[0]]), "case001"),
+    ],
+)
+def test_two_rows_of_one_image_are_refused(tmp_path, key, spoil, id_):
+    root = trees.TREES[key](tmp_path)
+    spoil(root)
+    with pytest.raises(DatasetError, match=f"several rows for {id_}"):
+        datasets.load(key, root)
+
+
 def test_workbooks_of_other_programs_too_large_ones_and_broken_ones(tmp_path, monkeypatch):
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     cells = '<c r="A1" t="inlineStr"><is><t>ca</t><t>se</t></is></c><c r="C1"><v>7</v></c>'
@@ -223,6 +280,13 @@ def test_udiat_copy_that_counts_its_classes_otherwise_is_reported(tmp_path):
     (home / "original" / "000163.png").unlink()
     said = [problem.message for problem in datasets.check("udiat", tmp_path).problems]
     assert any("52 of 54 malignant" in message for message in said)
+
+
+def test_a_file_too_large_for_a_list_of_classes_is_skipped(tmp_path, monkeypatch):
+    root = trees.udiat(tmp_path, table="txt")
+    (root / "BUS" / "a_log.txt").write_text("000001.png malignant\n" * 100)
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 500)
+    assert load("udiat", root).labels.tolist() == ["benign", "malignant", "benign"]
 
 
 def test_oasbud_b_mode_views_and_groups(tmp_path):
@@ -275,6 +339,14 @@ def test_bus_uc_equal_files_share_a_group(tmp_path):
 def test_bus_uc_does_not_read_doubles_and_keeps_ids_apart(tmp_path):
     data = load("bus-uc", trees.bus_uc(tmp_path / "a"))
     assert data.ids.tolist() == ["benign-001", "benign-002", "malignant-001", "malignant-002"]
+
+
+@pytest.mark.parametrize(("key", "folder"), [("bus-uc", "Malignant"), ("busi", "malignant")])
+def test_ids_do_not_depend_on_the_class_folders_that_are_there(tmp_path, key, folder):
+    root = trees.TREES[key](tmp_path)
+    whole = load(key, root)
+    shutil.rmtree(loading.find_folder(key, root) / folder)
+    assert load(key, root).ids.tolist() == whole.ids[whole.labels != "malignant"].tolist()
 
 
 @pytest.mark.parametrize("flat", [False, True])

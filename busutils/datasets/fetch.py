@@ -1,4 +1,4 @@
-"""Download, verify and unpack public sets."""
+"""Download public sets, verify them where a checksum is known, and unpack them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from urllib.parse import urljoin, urlsplit
 
 import filelock
 import platformdirs
@@ -48,7 +49,7 @@ def fetch(
     confirm: Callable[[Card], bool] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Fetch a public set: show its licence, download, verify, unpack.
+    """Fetch a public set: show its licence, download, verify where a checksum is known, unpack.
 
     The set appears in ``dest`` in one step, when it is complete. Two processes that fetch the same set wait for each
     other.
@@ -117,14 +118,18 @@ def _download(about: Card, download: Download, folder: Path, progress: bool) -> 
     """Get one file from the first address that works; Kaggle gives an unpacked folder."""
     reasons = []
     for url in download.urls:
+        if download.checksum is None or url.startswith("kaggle:"):
+            log.warning("%s: no checksum is known, so this download cannot be verified", url)
         try:
             if url.startswith("kaggle:"):
                 import kagglehub
 
                 return Path(kagglehub.dataset_download(url.removeprefix("kaggle:")))
+            _check_address(url)
             known, urls = {download.name: download.checksum}, {download.name: url}
             source = pooch.create(folder, base_url="", registry=known, urls=urls, retry_if_failed=_RETRIES)
-            downloader = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT_S)
+            hooks = {"response": lambda got, **_: _check_address(urljoin(got.url, got.headers.get("Location", "")))}
+            downloader = pooch.HTTPDownloader(progressbar=progress, timeout=_TIMEOUT_S, hooks=hooks)
             file = Path(source.fetch(download.name, downloader=downloader))
             if not download.unpack or zipfile.is_zipfile(file):
                 return file
@@ -137,6 +142,13 @@ def _download(about: Card, download: Download, folder: Path, progress: bool) -> 
         log.warning("%s", reasons[-1])
     steps = about.manual or f"download it by hand from {about.homepage} and unpack it into your data folder."
     raise DatasetError(f"{about.title} could not be fetched ({'; '.join(reasons)}). By hand: {steps}")
+
+
+def _check_address(url: str) -> None:
+    """Refuse an address whose answer could be altered on the way."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise DatasetError(f"refused, because {parts.scheme}://{parts.hostname} is neither https nor this computer")
 
 
 def _place(file: Path, download: Download, folder: Path) -> None:

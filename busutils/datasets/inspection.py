@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import textwrap
 from collections import Counter
@@ -14,7 +15,7 @@ import pandas as pd
 
 from busutils.datasets import splits
 from busutils.datasets.catalogue import CARDS, card
-from busutils.datasets.lesions import LABELS, looks_inverted, read_record
+from busutils.datasets.lesions import LABELS, Record, looks_inverted, read_record
 from busutils.datasets.loading import open_set
 from busutils.datasets.reports import Problem, Report
 from busutils.io import DatasetError
@@ -95,7 +96,7 @@ def catalogue_table() -> pd.DataFrame:
 
 
 def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> CheckReport:
-    """Read every image and mask of a set, and report what is missing or broken.
+    """Read every image and mask of a set, and report what is missing, broken or contradictory.
 
     Parameters
     ----------
@@ -108,7 +109,8 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     Returns
     -------
     CheckReport
-        Broken files and missing masks are listed, not raised.
+        Broken files and missing masks are listed, not raised. Also listed: masks that do not fit the label of their
+        image, and images of identical pixels under several labels or in several groups.
 
     Raises
     ------
@@ -119,19 +121,28 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     dataset, folder = open_set(key, report, root=root, **options)
     records, about = dataset.records, card(key.partition("?")[0])
 
-    n_lesions = n_read = 0
+    same: dict[str, list[Record]] = {}
+    n_lesions = 0
     for record in records:
         try:
-            _, mask = read_record(record)
+            image, mask = read_record(record)
         except DatasetError as error:
             report.fail(str(error))
             continue
-        n_read += 1
-        n_lesions += bool(mask.any() and record.label != "normal")
+        digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        same.setdefault(digest, []).append(record)
+        has_lesion, is_normal = bool(mask.any()), record.label == "normal"
+        n_lesions += has_lesion and not is_normal
+        if has_lesion == is_normal:
+            report.warn(f"{record.id} is {record.label} but its mask {'shows a lesion' if has_lesion else 'is empty'}.")
         if looks_inverted(mask[None])[0]:
             report.warn(f"the mask of {record.id} covers nearly all of its image or all of its edge: is it inverted?")
+    for twins in same.values():
+        if len({(record.label, record.group) for record in twins}) > 1:
+            named = " and ".join(f"{record.id} ({record.label}, group {record.group})" for record in twins)
+            report.warn(f"{named} have identical pixels but different labels or groups.")
     n_masks = sum(len(record.masks) for record in records)
-    if n_read and not n_lesions and any(record.masks and record.label != "normal" for record in records):
+    if same and not n_lesions and any(record.masks and record.label != "normal" for record in records):
         report.fail(f"{folder}: no mask shows a lesion: are they the right files?")
     if about.n_masks and n_masks < about.n_masks and len(records) >= about.n_images:
         report.fail(f"{about.title}: {n_masks} of {about.n_masks} published masks are there; fetch the set again.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -225,7 +226,7 @@ class LesionDataset:
         ------
         KeyError
             If an id is not in the set.
-        ValueError
+        BusutilsError
             If a mask has another length than the set.
         """
         chosen = np.asarray(mask_or_ids)
@@ -357,13 +358,11 @@ class LesionDataset:
     def _check_masks(self, masks: np.ndarray) -> None:
         """Refuse a set whose masks are all empty; warn of masks that look inverted."""
         lesions = np.array([record.label != "normal" and bool(record.masks) for record in self.records], bool)
-        if lesions.any() and not masks[lesions].any():
-            # A subset may hold empty masks only: the whole set decides.
-            whole = (record for record in self._whole if record.label != "normal")
-            if not any(read_record(record)[1].any() for record in whole):
-                raise DatasetError(
-                    f"{self.name}: no mask shows a lesion: are they the right files? If all images are normal, label them so."
-                )
+        # A subset may hold empty masks only: the whole set decides.
+        if lesions.any() and not masks[lesions].any() and not self._whole._has_lesion():
+            raise DatasetError(
+                f"{self.name}: no mask shows a lesion: are they the right files? If all images are normal, label them so."
+            )
         large = np.flatnonzero(looks_inverted(masks))
         if large.size:
             named = ", ".join(self.ids[large[:5]]) + (" …" if large.size > 5 else "")
@@ -373,6 +372,13 @@ class LesionDataset:
                 DatasetWarning,
                 stacklevel=3,
             )
+
+    def _has_lesion(self) -> bool:
+        for record in self.lesions():
+            with contextlib.suppress(DatasetError):  # a broken file may not be in the subset that asks
+                if read_record(record)[1].any():
+                    return True
+        return False
 
     def _read_all(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         images = np.zeros((len(self), size, size), np.uint8)
@@ -431,7 +437,7 @@ class LesionDataset:
         ------
         LeakError
             If a group has images on both sides.
-        ValueError
+        BusutilsError
             If no record is in that fold.
 
         Examples

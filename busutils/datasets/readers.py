@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,15 +63,14 @@ def _find_pairs(root: Path, card: Card, report: Report) -> tuple[Path, list[Reco
             break
     else:
         raise not_this_set(root, card)
-    stems = [file.stem for files in images.values() for file in files.values()]
-    unique = len(set(stems)) == len(stems)
     records, others = [], []
     for folder, label in classes.items():
         masks: dict[str, list[Path]] = {}
         for key, mask in _matching(home / folder / layout.masks, layout.mask):
             masks.setdefault(key, []).append(mask)
         for key, file in images[folder].items():
-            id_ = file.stem if unique else f"{label}-{file.stem}"
+            # Files of two class folders may have one name: the class goes in front of names that do not begin with it.
+            id_ = file.stem if len(classes) == 1 or file.stem.startswith(label) else f"{label}-{file.stem}"
             records.append(Record(id_, file, tuple(masks.get(key, ())), label, id_, card.key))
         used = {file for record in records for file in (record.image, *record.masks)}
         places = dict.fromkeys((home / folder / layout.images, home / folder / layout.masks))
@@ -150,22 +149,33 @@ def read_pairs(root: Path, card: Card, report: Report) -> list[Record]:
 
 
 def _rows_of(
-    records: list[Record], rows: Mapping[str, dict[str, str]], table: Path, report: Report
+    records: list[Record], rows: list[dict[str, str]], image: str, label: str, table: Path, report: Report
 ) -> list[tuple[Record, dict[str, str]]]:
-    """Records with their rows of a table of cases; images that it does not list are left out."""
-    unlisted = [record.id for record in records if record.id not in rows]
+    """Records, labelled, with their rows of a table of cases; images that it does not list are left out.
+
+    `image` and `label` are the columns that name the file and its class.
+    """
+    names = [Path(row.get(image, "").strip()).stem for row in rows]
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise DatasetError(f"{table} has several rows for {name_some(twice)}: keep one of each.")
+    by_id = dict(zip(names, rows, strict=True))
+    unlisted = [record.id for record in records if record.id not in by_id]
     if unlisted:
         report.warn(f"{len(unlisted)} images are not listed in {table} and are left out: {name_some(unlisted)}.")
-    return [(record, rows[record.id]) for record in records if record.id in rows]
+    labels = {record.id: by_id[record.id].get(label, "").strip().lower() for record in records if record.id in by_id}
+    odd = [id_ for id_, value in labels.items() if value not in LABELS]
+    if odd:
+        report.warn(f"{table}: {label} of {len(odd)} images is no known label, so theirs is unknown: {name_some(odd)}.")
+        labels.update(dict.fromkeys(odd, "unknown"))
+    return [(replace(record, label=labels[record.id]), by_id[record.id]) for record in records if record.id in labels]
 
 
-def _read_cases(table: Path, columns: tuple[str, ...], *, sep: str = ",") -> dict[str, dict[str, str]]:
-    """Rows of a table of cases by image, which the first of the columns names."""
+def _read_cases(table: Path, columns: tuple[str, ...], *, sep: str = ",") -> list[dict[str, str]]:
+    """Rows of a table of cases that must have these columns."""
     try:
         rows = pd.read_csv(table, sep=sep, encoding="utf-8-sig", dtype=str, keep_default_na=False)
         rows = rows.rename(columns=str.strip).apply(lambda column: column.str.strip())
-        names = rows[list(columns)].iloc[:, 0].map(lambda name: Path(name).stem)  # all columns must be there
-        return dict(zip(names, rows.to_dict("records"), strict=True))
+        return rows[[*columns, *rows.columns.difference(columns)]].to_dict("records")  # all columns must be there
     except (OSError, ValueError, KeyError) as err:
         raise DatasetError(f"{table} is missing or no table of cases ({err}): fetch the set again.") from None
 
@@ -191,10 +201,11 @@ def read_bus_bra(root: Path, card: Card, report: Report) -> list[Record]:
     """
     home, pairs = _find_pairs(root, card, report)
     table = home / "bus_data.csv"
+    rows = _read_cases(table, ("ID", "Pathology", "Case"))
     records = []
-    for record, row in _rows_of(pairs, _read_cases(table, ("ID", "Pathology", "Case")), table, report):
+    for record, row in _rows_of(pairs, rows, "ID", "Pathology", table, report):
         extras = {name.lower(): row[name] for name in ("Histology", "BIRADS", "Device", "Side") if name in row}
-        records.append(replace(record, label=row["Pathology"], group=row["Case"], extras=extras))
+        records.append(replace(record, group=row["Case"], extras=extras))
     records = _with_masks(records, report)
     count_images(records, card, report)
     return records
@@ -222,25 +233,23 @@ def read_bus_uclm(root: Path, card: Card, report: Report) -> list[Record]:
     """
     home, pairs = _find_pairs(root, card, report)
     table = home / "INFO.csv"
+    rows = _read_cases(table, ("Image", "Label"), sep=";")
     records, left_out = [], {}
-    for record, row in _rows_of(
-        _with_masks(pairs, report), _read_cases(table, ("Image", "Label"), sep=";"), table, report
-    ):
-        label = row["Label"].lower()
+    for record, row in _rows_of(_with_masks(pairs, report), rows, "Image", "Label", table, report):
         try:
             sizes = [picture_size(Path(str(source))) for source in (record.image, *record.masks)]
         except DatasetError as error:
             report.fail(str(error))
             continue
         if np.ptp(sizes, axis=0).max() > 2:
-            left_out[record.id] = label
+            left_out[record.id] = record.label
             continue
         extras = {name.lower(): row[name] for name in ("Doppler", "Marks") if name in row}
         # The published patients CHCO and CHVI share images: one group.
         patient = record.id.split("_")[0]
         group = "CHCO+CHVI" if patient in ("CHCO", "CHVI") else patient
-        masks = () if label == "normal" else record.masks
-        records.append(replace(record, masks=masks, label=label, group=group, extras=extras))
+        masks = () if record.label == "normal" else record.masks
+        records.append(replace(record, masks=masks, group=group, extras=extras))
     if left_out:
         report.warn(f"{len(left_out)} images differ in size from their mask and are left out: {name_some(left_out)}.")
     count_images(records, card, report, left_out.values())
@@ -273,18 +282,16 @@ def read_breast(root: Path, card: Card, report: Report) -> list[Record]:
             f"{home} has no workbook of cases beside it ({card.downloads[1].name}): fetch the set again."
         )
     header, *lines = read_xlsx(books[0])
-    table = [dict(zip(header, line, strict=False)) for line in lines]  # empty cells at the end of a line are not stored
-    rows = {Path(row.get("Image_filename", "").strip()).stem: row for row in table}
+    rows = [dict(zip(header, line, strict=False)) for line in lines]  # empty cells at the end of a line are not stored
     records = []
-    for record, row in _rows_of(pairs, rows, books[0], report):
+    for record, row in _rows_of(pairs, rows, "Image_filename", "Classification", books[0], report):
         try:
             side = float(row["Pixel_size"].replace(",", ".")) * 10  # published in centimetres
         except (KeyError, ValueError):
             side = None
         spacing = (side, side) if side else None
-        label = row.get("Classification", "").strip().lower()
         extras = {name.lower(): value for name, value in row.items() if value and not name.endswith("filename")}
-        records.append(replace(record, label=label, spacing=spacing, extras=extras))
+        records.append(replace(record, spacing=spacing, extras=extras))
     records = _with_masks(records, report)
     count_images(records, card, report)
     return records

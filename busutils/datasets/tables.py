@@ -80,6 +80,8 @@ def find_labels(places: list[Path], ids: set[str]) -> dict[str, str]:
     """Labels by id from a workbook, csv or text that names images and classes in its rows, in whatever columns."""
     for place in dict.fromkeys(places):
         for file in sorted(file for file in place.iterdir() if file.suffix in (".xlsx", ".csv", ".txt")):
+            if file.stat().st_size > MAX_TABLE_BYTES:
+                continue
             if file.suffix == ".xlsx":
                 rows = read_xlsx(file)
             else:
