@@ -131,6 +131,8 @@ def _predict(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> None:
     from busutils import evaluation, models
 
+    if os.path.isdir(args.out):
+        raise CommandError(f"{args.out} is a folder: give a file as --out")
     dataset = datasets.load(args.dataset, root=args.root)
     train, test = dataset.split(args.fold)
     given = {name: getattr(args, name) for name in ("epochs", "size", "dropout", "init_weights", "seed")}
@@ -244,74 +246,28 @@ def _datasets_split(args: argparse.Namespace) -> None:
 
 # -- the commands and their options ---------------------------------------------------------------------------
 
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "name": {"metavar": "NAME", "help": "such as busi"},
-    "images": {"nargs": "+", "metavar": "IMAGE", "help": "images, clips, DICOM files, folders, .txt lists of paths"},
-    "spec": {"metavar": "YAML", "help": "methods, sources, targets, seeds, folds"},
-    "lessons": {"nargs": "*", "metavar": "NN", "help": "numbers or names; all by default"},
-    "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "name=value"},
-    "--dataset": {"required": True, "metavar": "NAME", "help": "such as busi, or phantom?n=60"},
-    "--dropout": {"type": float, "help": "at the bottleneck"},
-    "--epochs": {"type": int, "help": "in place of the preset's"},
-    "--fold": {"type": int, "help": "score this fold only"},
-    "--host": {"default": "127.0.0.1", "help": "0.0.0.0 lets other machines in; default: 127.0.0.1"},
-    "--html": {"metavar": "FILE", "help": "a page of pairs to look through"},
-    "--init-weights": {"metavar": "WEIGHTS", "help": "begin with shipped weights or a file"},
-    "--jobs": {"type": int, "default": 1, "metavar": "N", "help": "processes on this machine"},
-    "--name": {"metavar": "METHOD", "help": "what the method is called in the table"},
-    "--notebooks": {"metavar": "DIR", "help": "folder of the lessons"},
-    "--out": {"metavar": "CSV", "help": "one row an image"},
-    "--overlay": {"action": "store_true", "help": "also write images with the lesion's outline"},
-    "--port": {"type": int, "default": 7860},
-    "--precision": {"default": "float32", "choices": ["float32", "int8"], "help": "int8: a quarter of the size"},
-    "--pred": {"metavar": "DIR", "help": "folder of masks <id>.png"},
-    "--preset": {"default": "light", "metavar": "NAME", "help": "light, encoder or classic (default light)"},
-    "--recursive": {"action": "store_true", "help": "search folders of folders"},
-    "--root": {"help": "folder of the published folders; BUSUTILS_DATA_DIR by default"},
-    "--runtime": {"default": "auto", "choices": ["auto", "onnx", "keras"], "help": "auto: the fastest installed"},
-    "--scheduler": {"metavar": "ADDRESS", "help": "a Dask cluster, such as tcp://host:8786"},
-    "--seed": {"type": int},
-    "--size": {"type": int, "default": 256, "help": "side of the square; default: 256"},
-    "--weights": {"required": True, "metavar": "NAME", "help": "a K-Means preset, shipped weights, or a file"},
-    "--yes": {"action": "store_true", "help": "accept the licence"},
-}
-_GROUPS = {
-    "datasets": "public image sets",
-    "benchmark": "compare methods",
-    "lessons": "run the lessons",
-}
-_FOLDER = {"metavar": "DIR", "help": "where results go"}
-# Command, function, what it does, its options, and where these differ from those above.
-_COMMANDS: tuple[tuple[str, Callable[[argparse.Namespace], int | None], str, str, dict[str, dict[str, Any]]], ...] = (
-    ("datasets list", _datasets_list, "list the sets this package reads", "", {}),
-    ("datasets info", _datasets_info, "what is known about one set", "name", {}),
-    ("datasets fetch", _datasets_fetch, "download, verify and unpack a set", "name --root --yes", {}),
-    ("datasets check", _datasets_check, "count what is on disk against what should be there", "name --root", {}),
-    ("datasets audit", _datasets_audit, "look for near-duplicates and other traps", "name --root --out --html",
-     {"--out": {"help": "one row a pair"}}),
-    ("datasets split", _datasets_split, "show the folds; groups stay whole", "name --root --out", {}),
-    ("train", _train, "train a U-Net on all folds but one",
-     "--dataset --root --fold --preset --epochs --seed --size --dropout --init-weights --out",
-     {"--fold": {"default": 5, "help": "held out (default 5)"},
-      "--size": {"default": None, "help": "side of the network's square"},
-      "--out": {"required": True, "metavar": "FILE", "help": "the trained segmenter, .npz"}}),
-    ("evaluate", _evaluate, "score a segmenter, or masks that another program drew",
-     "--dataset --root --fold --weights --pred --name --size --out", {"--weights": {"required": False}}),
-    ("predict", _predict, "write masks for image files",
-     "images --weights --out --overlay --recursive --runtime --scheduler",
-     {"--out": _FOLDER | {"required": True}}),
-    ("benchmark run", _benchmark_run, "train methods on every set and score them on every other",
-     "spec --root --jobs --scheduler --out", {"--out": {"help": "one row an image and training"}}),
-    ("lessons run", _lessons_run, "execute lessons headless", "lessons --out --notebooks --dataset -p",
-     {"--out": _FOLDER | {"default": "build"}, "--dataset": {"required": False, "default": "phantom"}}),
-    ("lessons refresh", _lessons_run, "execute lessons and store their outputs in the notebooks",
-     "lessons --out --notebooks", {"--out": _FOLDER | {"default": "build"}}),
-    ("export", _export, "write a network as a file that needs no TensorFlow", "--weights --out --precision",
-     {"--weights": {"help": "shipped weights, or a file"},
-      "--out": {"required": True, "metavar": "FILE", "help": "ends in .onnx"}}),
-    ("app", _app, "serve the web page", "--weights --host --port",
-     {"--weights": {"required": False, "default": "busi-light", "help": "default: busi-light"}}),
-)  # fmt: skip
+# Options that several commands have.
+_NAME = ("name", {"metavar": "NAME", "help": "such as busi"})
+_DATASET = ("--dataset", {"required": True, "metavar": "NAME", "help": "such as busi, or phantom?n=60"})
+_ROOT = ("--root", {"help": "folder of the published folders; BUSUTILS_DATA_DIR by default"})
+_CSV = ("--out", {"metavar": "CSV", "help": "one row an image"})
+_SCHEDULER = ("--scheduler", {"metavar": "ADDRESS", "help": "a Dask cluster, such as tcp://host:8786"})
+_LESSONS = (
+    ("lessons", {"nargs": "*", "metavar": "NN", "help": "numbers or names; all by default"}),
+    ("--out", {"default": "build", "metavar": "DIR", "help": "where results go"}),
+    ("--notebooks", {"metavar": "DIR", "help": "folder of the lessons"}),
+)
+
+
+def _command(
+    group: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str, *options: tuple[str, Any]
+) -> Callable[..., Any]:
+    """Add a command with shared options to a group; returns the method that adds its own options."""
+    command = group.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run, command=name)
+    for option, settings in options:
+        command.add_argument(option, **settings)
+    return command.add_argument
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -319,18 +275,67 @@ def _parser() -> argparse.ArgumentParser:
         prog="busutils", description="Lesion segmentation in breast-ultrasound images. Not a medical device."
     )
     parser.add_argument("--version", action="version", version=f"busutils {busutils.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    groups: dict[str, Any] = {}
-    for words, run, text, options, own in _COMMANDS:
-        group, _, name = words.rpartition(" ")
-        if group and group not in groups:
-            groups[group] = commands.add_parser(group, help=_GROUPS[group]).add_subparsers(
-                metavar="WHAT", required=True
-            )
-        command = groups.get(group, commands).add_parser(name, help=text, description=text)
-        command.set_defaults(run=run, command=name, parameters=[])
-        for option in options.split():
-            command.add_argument(option, **(_OPTIONS[option] | own.get(option, {})))
+    top = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    group = top.add_parser("datasets", help="public image sets").add_subparsers(metavar="WHAT", required=True)
+    _command(group, "list", _datasets_list, "list the sets this package reads")
+    _command(group, "info", _datasets_info, "what is known about one set", _NAME)
+    add = _command(group, "fetch", _datasets_fetch, "download, verify and unpack a set", _NAME, _ROOT)
+    add("--yes", action="store_true", help="accept the licence")
+    _command(group, "check", _datasets_check, "count what is on disk against what should be there", _NAME, _ROOT)
+    add = _command(group, "audit", _datasets_audit, "look for near-duplicates and other traps", _NAME, _ROOT)
+    add("--out", metavar="CSV", help="one row a pair")
+    add("--html", metavar="FILE", help="a page of pairs to look through")
+    _command(group, "split", _datasets_split, "show the folds; groups stay whole", _NAME, _ROOT, _CSV)
+
+    add = _command(top, "train", _train, "train a U-Net on all folds but one", _DATASET, _ROOT)
+    add("--fold", type=int, default=5, help="held out (default 5)")
+    add("--preset", default="light", metavar="NAME", help="light, encoder or classic (default light)")
+    add("--epochs", type=int, help="in place of the preset's")
+    add("--seed", type=int)
+    add("--size", type=int, help="side of the network's square")
+    add("--dropout", type=float, help="at the bottleneck")
+    add("--init-weights", metavar="WEIGHTS", help="begin with shipped weights or a file")
+    add("--out", required=True, metavar="FILE", help="the trained segmenter, .npz")
+
+    text = "score a segmenter, or masks that another program drew"
+    add = _command(top, "evaluate", _evaluate, text, _DATASET, _ROOT, _CSV)
+    add("--fold", type=int, help="score this fold only")
+    add("--weights", metavar="NAME", help="a K-Means preset, shipped weights, or a file")
+    add("--pred", metavar="DIR", help="folder of masks <id>.png")
+    add("--name", metavar="METHOD", help="what the method is called in the table")
+    add("--size", type=int, default=256, help="side of the square; default: 256")
+
+    add = _command(top, "predict", _predict, "write masks for image files", _SCHEDULER)
+    add("images", nargs="+", metavar="IMAGE", help="images, clips, DICOM files, folders, .txt lists of paths")
+    add("--weights", required=True, metavar="NAME", help="a K-Means preset, shipped weights, or a file")
+    add("--out", required=True, metavar="DIR", help="where results go")
+    add("--overlay", action="store_true", help="also write images with the lesion's outline")
+    add("--recursive", action="store_true", help="search folders of folders")
+    add("--runtime", default="auto", choices=["auto", "onnx", "keras"], help="auto: the fastest installed")
+
+    group = top.add_parser("benchmark", help="compare methods").add_subparsers(metavar="WHAT", required=True)
+    text = "train methods on every set and score them on every other"
+    add = _command(group, "run", _benchmark_run, text, _ROOT, _SCHEDULER)
+    add("spec", metavar="YAML", help="methods, sources, targets, seeds, folds")
+    add("--jobs", type=int, default=1, metavar="N", help="processes on this machine")
+    add("--out", metavar="CSV", help="one row an image and training")
+
+    group = top.add_parser("lessons", help="run the lessons").add_subparsers(metavar="WHAT", required=True)
+    add = _command(group, "run", _lessons_run, "execute lessons headless", *_LESSONS)
+    add("--dataset", default="phantom", metavar="NAME", help="such as busi, or phantom?n=60")
+    add("-p", dest="parameters", action="append", default=[], metavar="name=value")
+    _command(group, "refresh", _lessons_run, "execute lessons and store their outputs in the notebooks", *_LESSONS)
+
+    add = _command(top, "export", _export, "write a network as a file that needs no TensorFlow")
+    add("--weights", required=True, metavar="NAME", help="shipped weights, or a file")
+    add("--out", required=True, metavar="FILE", help="ends in .onnx")
+    add("--precision", default="float32", choices=["float32", "int8"], help="int8: a quarter of the size")
+
+    add = _command(top, "app", _app, "serve the web page")
+    add("--weights", default="busi-light", metavar="NAME", help="default: busi-light")
+    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; default: 127.0.0.1")
+    add("--port", type=int, default=7860)
     return parser
 
 

@@ -32,7 +32,7 @@ import pandas as pd
 import platformdirs
 from tqdm import tqdm
 
-__all__ = ["atomic_path", "cache_dir", "code_key", "content_key", "in_order", "peak_memory_mb", "run"]
+__all__ = ["atomic_path", "cache_dir", "code_key", "content_key", "environment", "in_order", "peak_memory_mb", "run"]
 
 _MISSING = "\\N"
 
@@ -98,6 +98,33 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of a block; programs that it starts inherit them.
+
+    Parameters
+    ----------
+    variables : mapping of str
+        Values by name.
+
+    Examples
+    --------
+    >>> with environment({"BUSUTILS_EXAMPLE": "1"}):
+    ...     os.environ["BUSUTILS_EXAMPLE"]
+    '1'
+    >>> "BUSUTILS_EXAMPLE" in os.environ
+    False
+    """
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def content_key(*parts: Any) -> str:

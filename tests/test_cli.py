@@ -162,6 +162,10 @@ def test_a_misspelt_lesson_parameter_or_set(capsys, tmp_path):
     assert "no option" in refused(capsys, "evaluate", "--dataset", "phantom?m=3", "--weights", "kmeans-best")
 
 
+def test_a_folder_as_the_file_of_a_training_is_refused_before_it(capsys, tmp_path):
+    assert "is a folder" in refused(capsys, "train", "--dataset", "bussi", "--out", tmp_path)
+
+
 def test_an_unknown_command_ends_without_traceback():
     done = subprocess.run([sys.executable, "-m", "busutils.cli", "segmnt"], capture_output=True, text=True)
     assert done.returncode == 2
@@ -211,7 +215,7 @@ def test_training_exporting_and_using_a_network(capsys, tmp_path):
     assert (status, "Keras" in err) == (0, True)
     # Runtimes differ in the last digits: what was begun with one is not gone on with by another.
     status, _, err = run(capsys, *masks[:-3], onnx, *masks[-2:])
-    assert (status, "settings or runtime" in err) == (2, True)
+    assert (status, "--runtime keras" in err) == (2, True)
     status, out, err = run(capsys, *masks, "--runtime", "keras")
     assert (status, "before" in out) == (0, True)
     assert "no network to export" in refused(capsys, "export", "--weights", "kmeans-best", "--out", tmp_path / "k.onnx")

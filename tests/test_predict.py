@@ -159,6 +159,13 @@ def test_masks_beside_their_images_are_left_out_of_a_folder(tmp_path, caplog):
     assert find_images([tmp_path / masks[0]]) == [tmp_path / masks[0]]  # whoever names one gets it
 
 
+def test_numbered_masks_beside_their_images_are_left_out_of_a_folder(tmp_path):
+    names = ["Test_Image_1.png", "Test_Image_2.png", "mask_7.png"]  # no image ends in _7
+    for name in [*names, "mask_1.png", "mask_2.png"]:
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images([tmp_path])] == names
+
+
 def test_folders_of_masks_and_of_results_are_no_images(tmp_path, caplog):
     images = images_in(tmp_path / "set" / "images", 3)
     for file in sorted(images.iterdir()):
@@ -200,6 +207,21 @@ def test_results_are_not_taken_for_images(tmp_path):
         files = find_images([folder], recursive=True, out=folder / "out")
         assert len(files) == 2
         list(predict_files(Bright(), files, folder / "out"))
+
+
+def test_a_folder_of_results_below_a_searched_one_is_left_out_from_the_first_run_on(tmp_path, monkeypatch):
+    folder = images_in(tmp_path / "in", 2)
+    images_in(folder / "out", 3)
+    monkeypatch.chdir(tmp_path)
+    assert len(find_images(["in"], recursive=True, out="in/out")) == 2
+    assert len(find_images(["in"], recursive=True, out=".")) == 5  # above the searched folder
+
+
+def test_a_folder_that_is_named_like_an_image_is_none(tmp_path):
+    images_in(tmp_path / "in" / "case.tif", 2)
+    assert len(find_images([tmp_path / "in"], recursive=True)) == 2
+    with pytest.raises(PredictError, match="no image"):
+        find_images([tmp_path / "in"])
 
 
 def test_names_that_collide_or_look_like_frames_stay_apart(tmp_path):
@@ -346,6 +368,23 @@ def test_a_mended_file_is_tried_again_and_a_wish_for_overlays_is_met(tmp_path):
     assert len(table_of(out)) == 4 and len(list(out.glob("*_overlay.png"))) == 4
 
 
+def test_missing_overlays_matter_only_to_a_run_that_writes_overlays(tmp_path):
+    files, out = sorted(images_in(tmp_path / "in", 3).iterdir()), tmp_path / "out"
+    list(predict_files(Bright(), files, out, overlay=True))
+    (out / "scan_001_overlay.png").unlink()
+    assert list(predict_files(Bright(), files, out)) == []
+    assert [row.mask for row in predict_files(Bright(), files, out, overlay=True)] == ["scan_001_mask.png"]
+
+
+def test_a_run_with_another_runtime_names_the_option_that_continues(tmp_path, monkeypatch):
+    files = sorted(images_in(tmp_path / "in", 2).iterdir())
+    monkeypatch.setattr(Bright, "runtime", "keras")
+    list(predict_files(Bright(), files, tmp_path / "out"))
+    monkeypatch.setattr(Bright, "runtime", "onnx")
+    with pytest.raises(PredictError, match="--runtime keras"):
+        list(predict_files(Bright(), files, tmp_path / "out"))
+
+
 def test_other_weights_do_not_mix_with_what_a_folder_holds(tmp_path):
     files = sorted(images_in(tmp_path / "in", 2).iterdir())
     list(predict_files(Bright(), files, tmp_path / "out", weights="bright"))
@@ -471,6 +510,28 @@ def test_a_scan_that_was_replaced_is_segmented_again(tmp_path):
     assert (row.mask, row.width) == ("scan_001_mask.png", 50)
     assert Image.open(out / row.mask).size == (50, 40)
     assert len(table_of(out)) == 3
+
+
+def test_a_mask_that_was_cut_is_made_again(tmp_path):
+    files, out = sorted(images_in(tmp_path / "in", 3).iterdir()), tmp_path / "out"
+    list(predict_files(Bright(), files, out, overlay=True))
+    wanted = content_of(out)
+    for name in ("scan_001_mask.png", "scan_002_overlay.png"):
+        (out / name).write_bytes(b"")
+    assert [row.mask for row in predict_files(Bright(), files, out, overlay=True)] == [
+        "scan_001_mask.png",
+        "scan_002_mask.png",
+    ]
+    found = content_of(out)
+    assert all(found[name] == wanted[name] for name in wanted if name.endswith(".png"))
+
+
+def test_an_empty_file_that_no_run_wrote_is_not_overwritten(tmp_path):
+    files, out = sorted(images_in(tmp_path / "in", 2).iterdir()), tmp_path / "out"
+    list(predict_files(Bright(), files[:1], out))
+    (out / "scan_001_mask.png").touch()
+    with pytest.raises(PredictError, match=r"scan_001_mask\.png"):
+        list(predict_files(Bright(), files, out))
 
 
 def test_k_means_does_not_wait_for_keras_lock(tmp_path, monkeypatch):

@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import PIL.Image
 
-from busutils import datasets, models
+from busutils import datasets, jobs, models
 from busutils.app import answers
 from busutils.errors import BusutilsError, MissingPackageError
 from busutils.io import DICOM_SUFFIXES, PICTURE_SUFFIXES, Image, read_image
@@ -143,7 +142,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
     with gr.Blocks(title="busutils: lesions in breast ultrasound", analytics_enabled=False) as page:
         gr.Markdown(f"# Lesions in breast-ultrasound images\nOutlined by {' and '.join(compared)}.")
         gr.HTML(f'<p role="note">{WARNING}</p>', elem_id="warning")
-        with gr.Tab("One image", id="one"), gr.Row():
+        with gr.Tab("Segment", id="one"), gr.Row():
             with gr.Column(scale=2, min_width=280):
                 suffixes = [*PICTURE_SUFFIXES, *DICOM_SUFFIXES]
                 file = gr.File(label="Your image", height=140, elem_id="file", file_types=suffixes, type="filepath")
@@ -284,11 +283,11 @@ def serving(
     PageError
         If the port is used by another program.
     """
+    # Gradio by default keeps a record of the last ten thousand events and makes a table of them after each.
+    variables = {"GRADIO_ANALYTICS_MAX_EVENTS": "100", "GRADIO_ANALYTICS_CACHE_FREQUENCY": "50"}
     with (
         tempfile.TemporaryDirectory(prefix="busutils-page-", ignore_cleanup_errors=True) as name_of_folder,
-        # Gradio by default keeps a record of the last ten thousand events and makes a table of them after each.
-        patch.dict(os.environ, GRADIO_ANALYTICS_MAX_EVENTS="100", GRADIO_ANALYTICS_CACHE_FREQUENCY="50"),
-        patch.dict(os.environ, GRADIO_TEMP_DIR=str(folder := Path(name_of_folder).resolve())),
+        jobs.environment(variables | {"GRADIO_TEMP_DIR": str(folder := Path(name_of_folder).resolve())}),
     ):
         page = build(segmenter, name=name)
         import gradio as gr

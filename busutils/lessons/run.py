@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pandas as pd
 from PIL import Image
@@ -214,7 +213,7 @@ def run(
     for name in ("BUSUTILS_DATA_DIR", "BUSUTILS_CACHE_DIR"):
         if value := os.environ.get(name):  # may be relative, and lessons run in a folder of their own
             variables[name] = str(Path(value).expanduser().resolve())
-    with mock.patch.dict(os.environ, variables):  # kernels inherit it
+    with jobs.environment(variables):  # kernels inherit it
         return [_execute(folder / f"{lesson}.ipynb", planned[lesson], out) for lesson in chosen]
 
 
@@ -281,7 +280,7 @@ def refresh(
 
     folder = find_notebooks(notebooks)
     before = {lesson: (folder / f"{lesson}.ipynb").read_bytes() for lesson in select(names)}
-    with mock.patch.dict(os.environ, {FIGURES_VARIABLE: str(folder.parent / "figures")}):
+    with jobs.environment({FIGURES_VARIABLE: str(folder.parent / "figures")}):
         outcomes = run(names, out=out, notebooks=folder)
     for outcome in outcomes:
         path = folder / f"{outcome.lesson}.ipynb"

@@ -33,12 +33,12 @@ def find_images(
     ----------
     places : iterable of path-like
         Files; patterns such as ``*.png``; folders, where what has a known suffix, or no suffix but DICOM's mark, is
-        taken, but not ``X_mask.png`` of an image X, subfolders of masks, or results of earlier runs; lists: ``.txt``
-        files with the path of a file or folder on each line, as it would be typed.
+        taken, but not ``X_mask.png`` of an image X, ``mask_1.png`` of an image ``X_1``, subfolders of masks, or results
+        of earlier runs; lists: ``.txt`` files with the path of a file or folder on each line, as it would be typed.
     recursive : bool, default False
         Search folders of folders; by default they are searched one level deep. Hidden files are left out.
     out : path-like, optional
-        Folder that results go to, which must not be a searched one.
+        Folder that results go to. It must not be a searched one; below a searched one it is left out.
 
     Returns
     -------
@@ -51,9 +51,10 @@ def find_images(
         If a place does not exist or is a searched `out`, or no image was found.
     """
     found: dict[Path, None] = {}
+    results = None if out is None else Path(out).resolve()
     for path in (path for place in places for path in _named(Path(place))):
-        searched = _search(path, recursive) if os.path.isdir(path) else [path]
-        if out is not None and searched and path.resolve() == Path(out).resolve():
+        searched = _search(path, recursive, results) if os.path.isdir(path) else [path]
+        if searched and path.resolve() == results:
             raise PredictError(f"{path} holds the images, and results cannot go there too: give another --out")
         found.update(dict.fromkeys(searched))
     if not found:
@@ -74,22 +75,30 @@ def _named(place: Path) -> Iterator[Path]:
         raise PredictError(f"there is no file or folder {place}: check the path")
 
 
-def _search(folder: Path, recursive: bool) -> list[Path]:
+def _search(folder: Path, recursive: bool, out: Path | None) -> list[Path]:
     found: list[Path] = []
     n_masks = 0
+    root = folder.resolve()
+    results = folder / out.relative_to(root) if out is not None and root in out.parents else None
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        earlier = path.parent != folder and (path.parent / RECORD).exists()  # results of an earlier run
-        if hidden or earlier or not (path.suffix.lower() in SUFFIXES or (not path.suffix and is_dicom(path))):
+        # The folder of this run's results, or one of an earlier run's.
+        written = results in path.parents or (path.parent != folder and (path.parent / RECORD).exists())
+        known = path.suffix.lower() in SUFFIXES or (not path.suffix and is_dicom(path))
+        if hidden or written or not known or path.is_dir():
             continue
         if path.parent != folder and path.parent.name.casefold() in _MASK_FOLDERS:
             n_masks += 1
         else:
             found.append(path)
     stems = {path.stem for path in found}
-    # X_mask.png beside X.png is a mask.
-    images = [path for path in found if not ((beside := _MASK.match(path.stem)) and beside[1] in stems)]
+    numbered = {f"mask_{stem.rpartition('_')[2]}" for stem in stems if not stem.startswith("mask_")}
+
+    def is_mask(stem: str) -> bool:  # X_mask beside X, mask_1 beside X_1
+        return stem in numbered or bool((beside := _MASK.match(stem)) and beside[1] in stems)
+
+    images = [path for path in found if not is_mask(path.stem)]
     n_masks += len(found) - len(images)
     if n_masks:
-        logger.info("%s: left out %d masks of other images (X_mask.png of X.png, folders of masks)", folder, n_masks)
+        logger.info("%s: left out %d masks of other images (X_mask.png, mask_1.png, folders of masks)", folder, n_masks)
     return images

@@ -136,6 +136,8 @@ class Record:
     def has(self, source: Source, overlay: bool) -> bool:
         """Whether an unchanged input is done and its results are there, even if somebody edited them since.
 
+        An empty file, as a power failure may leave, counts as missing.
+
         Parameters
         ----------
         source : Source
@@ -151,16 +153,18 @@ class Record:
             return False
         if overlay and len(known.outputs) < 2 * len(known.lines):
             return False
-        if not all((self.out / name).is_file() for name in known.outputs):
+        needed = [name for name in known.outputs if overlay or name.endswith("_mask.png")]
+        if not all((self.out / name).is_file() and (self.out / name).stat().st_size for name in needed):
             return False
-        for name in known.outputs:
+        for name in needed:
             if not self._is_own(name):
                 logger.warning("%s was changed after it was written, and is kept as it is", self.out / name)
         return True
 
     def _is_own(self, name: str) -> bool:
-        """Whether a file is as a run wrote it."""
-        return (name, _hash((self.out / name).read_bytes())) in self._files
+        """Whether a file is as a run wrote it, or an empty rest of that."""
+        content = (self.out / name).read_bytes()
+        return (name, _hash(content)) in self._files or (not content and name in dict(self._files))
 
     def check(self, names: set[str]) -> None:
         """Refuse to overwrite what no run wrote.

@@ -168,9 +168,11 @@ def _todo(
     before = record.settings
     if before and any(before.get(name) != settings[name] for name in ("content", "runtime")):
         known = ", ".join(filter(None, (before.get("weights"), before.get("runtime")))) or "unknown"
+        same_weights = before.get("content") == settings["content"] and before.get("runtime")
+        advice = f"continue with --runtime {before['runtime']}, or " if same_weights else ""
         raise PredictError(
             f"{record.out} holds predictions made with other weights, settings or runtime ({known}): "
-            "give another folder"
+            f"{advice}give another folder"
         )
     sources = {source.path: source for source in map(Source.of, files)}
     _name_results(sources.values(), {path: source.name for path, source in record.sources.items()})
