@@ -369,7 +369,7 @@ def test_an_unknown_test_time_augmentation_is_refused():
 def test_training_can_begin_with_trained_weights(tiny_unet, discs, tmp_path):
     path = tiny_unet.save(tmp_path / "before.npz")
     images, masks = discs
-    same = {"filters": (8, 16, 32), "dropout": 0.1, "epochs": 1}
+    same = {"filters": (8, 16, 32), "halve": False, "dropout": 0.1, "epochs": 1}
     scratch, tuned = (settings(init_weights=start, **same).fit(images, masks) for start in (None, str(path)))
     assert tuned.history_["loss"][0] < 0.7 * scratch.history_["loss"][0]
     with pytest.raises(models.WeightsError, match="another network"):
