@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -432,8 +433,27 @@ def test_the_allocator_can_be_left_alone(monkeypatch, variable, value):
     monkeypatch.setattr(backend.sys, "platform", "linux")
     for name in ("BUSUTILS_MALLOC", "MALLOC_TOP_PAD_"):
         monkeypatch.delenv(name, raising=False)
-    backend.grow_heaps_in_large_steps()
-    assert len(changed) == 1
+    backend.keep_freed_memory()
+    assert changed == list(backend._ALLOCATOR)
     monkeypatch.setenv(variable, value)
-    backend.grow_heaps_in_large_steps()
-    assert len(changed) == 1
+    backend.keep_freed_memory()
+    assert changed == list(backend._ALLOCATOR)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_freed_memory_is_used_again():
+    code = """
+import resource
+from busutils.models import backend
+import numpy as np
+np.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("BUSUTILS_MALLOC", "MALLOC_TOP_PAD_")
+    }
+    faults = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(faults.stdout) < 2**24 * 8 // 4096  # pages of one array; ten arrays were made
