@@ -207,111 +207,104 @@ def region_features(regions: Sequence[Region], flat: np.ndarray, filtered: np.nd
     >>> float(features["contrast"][0]), float(features["solidity"][0])
     (0.8, 1.0)
     """
+    if not regions:
+        return {name: np.zeros(0) for name in FEATURES}
     height, width = flat.shape
-    side = max(height, width)
-    flat = np.asarray(flat, dtype=np.float32)
-    filtered = np.asarray(filtered, dtype=np.float32)
-    smooth = ndimage.gaussian_filter(flat, side / 128)
-    gradient = np.hypot(*np.gradient(smooth)) * side / 100
-    ordered = np.sort(flat, axis=None)
-    mean, mean_filtered = float(flat.mean()), max(float(filtered.mean()), 1.0)
-    near, wide = max(2, round(0.03 * side)), max(4, round(0.09 * side))
+    side, n_pixels = max(height, width), flat.size
+    smooth = ndimage.gaussian_filter(np.asarray(flat, dtype=np.float32), side / 128)
+    slope = (np.hypot(*np.gradient(smooth)) * side / 100).ravel()
+    flat, filtered = flat.astype(float).ravel(), filtered.astype(float).ravel()
+    masks = np.stack([region.mask() for region in regions])
+    h, w = np.array([region.crop.shape for region in regions]).T
 
-    rows = np.empty((len(regions), len(FEATURES)), dtype=float)
-    for index, region in enumerate(regions):
-        crop = region.crop
-        h, w = crop.shape
-        area = np.count_nonzero(crop)
-        # The box with a margin for the wide ring, cut at the image's edges.
-        y0, x0 = max(region.top - wide, 0), max(region.left - wide, 0)
-        y1, x1 = min(region.top + h + wide, height), min(region.left + w + wide, width)
-        mask = np.zeros((y1 - y0, x1 - x0), bool)
-        mask[region.top - y0 : region.top - y0 + h, region.left - x0 : region.left - x0 + w] = crop
-        values = flat[y0:y1, x0:x1]
-        inside = values[mask]
-        inner = float(inside.mean())
-        echoes = filtered[y0:y1, x0:x1][mask]
-        echo = float(echoes.mean()) / mean_filtered
+    # The pixels of all masks stand in one list: `owner` is the number of a pixel's mask, `place` where it is in the image.
+    def pixels(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.divmod(np.flatnonzero(masks), n_pixels)
 
-        cy = region.top + float(crop.sum(axis=1) @ np.arange(h)) / area + 0.5
-        cx = region.left + float(crop.sum(axis=0) @ np.arange(w)) / area + 0.5
-        ring = _grow(mask, near) & ~mask
-        ring_y, ring_x = np.nonzero(ring)
-        ring_values = values[ring]
-        contrast = _mean(ring_values, inner) - inner
-        # Diagonals through the centre, scaled to the box, part the ring into four.
-        dy, dx = (ring_y + (y0 + 0.5 - cy)) / h, (ring_x + (x0 + 0.5 - cx)) / w
-        vertical = np.abs(dy) > np.abs(dx)
-        top, bottom = (
-            _mean(ring_values[vertical & (dy < 0)], inner),
-            _mean(ring_values[vertical & (dy > 0)], inner),
-        )
-        left, right = (
-            _mean(ring_values[~vertical & (dx < 0)], inner),
-            _mean(ring_values[~vertical & (dx > 0)], inner),
-        )
-        around = values[_grow(mask, wide) & ~mask]
+    def mean(owner: np.ndarray, values: np.ndarray, empty: np.ndarray | float = 0.0) -> np.ndarray:
+        count = np.bincount(owner, minlength=len(regions))
+        return np.where(count, np.bincount(owner, values, len(regions)) / np.maximum(count, 1), empty)
 
-        outline = crop & ~_shrink(crop)
-        slopes = gradient[region.top : region.top + h, region.left : region.left + w][outline]
-        # Each outline pixel is about one pixel of length; diagonal steps make this a little short.
-        perimeter = max(slopes.size, 1)
-        touching = (
-            crop[0].sum() / width if region.top == 0 else 0.0,
-            crop[-1].sum() / width if region.top + h == height else 0.0,
-            crop[:, 0].sum() / height if region.left == 0 else 0.0,
-            crop[:, -1].sum() / height if region.left + w == width else 0.0,
-        )
-        log_area = np.log(area / flat.size)
-        rows[index] = (
-            log_area,
-            log_area**2,
-            h / height,
-            w / width,
-            np.log(w / h),
-            cy / height,
-            (cy / height) ** 2,
-            (cx / width - 0.5) ** 2,
-            touching[0],
-            touching[1],
-            touching[2] + touching[3],
-            sum(share > 0 for share in touching),
-            contrast / 100,
-            (_mean(around, inner) - inner) / 100,
-            (top - inner) / 100,
-            (bottom - inner) / 100,
-            (min(left, right) - inner) / 100,
-            _mean(ring_values < inner + contrast / 2, 1.0),
-            slopes.mean(),
-            np.partition(slopes, slopes.size // 4)[slopes.size // 4],
-            inside.std() / 100,
-            (mean - inner) / 100,
-            np.searchsorted(ordered, inner) / flat.size,
-            echo,
-            echo**2,
-            np.count_nonzero(echoes <= 8) / area,
-            _solidity(crop),
-            min(4 * np.pi * area / perimeter**2, 1.0),
-        )
-    return dict(zip(FEATURES, rows.T, strict=True))
+    owner, place = pixels(masks)
+    area = np.bincount(owner)
+    inside = mean(owner, flat[place])
+    spread = np.sqrt(mean(owner, (flat[place] - inside[owner]) ** 2))
+    echo = mean(owner, filtered[place]) / max(filtered.mean(), 1.0)
+    black = mean(owner, filtered[place] <= 8)
+    cy, cx = (mean(owner, row_or_column) + 0.5 for row_or_column in np.divmod(place, width))
+
+    owner, place = pixels(_grow(masks, max(4, round(0.09 * side))) & ~masks)
+    contrast_wide = mean(owner, flat[place], inside) - inside
+
+    owner, place = pixels(_grow(masks, max(2, round(0.03 * side))) & ~masks)
+    ring = flat[place]
+    contrast = mean(owner, ring, inside) - inside
+    leak = mean(owner, ring < (inside + contrast / 2)[owner], 1.0)
+    # Diagonals through the centre, scaled to the box, part the ring into four.
+    row, column = np.divmod(place, width)
+    dy, dx = (row + 0.5 - cy[owner]) / h[owner], (column + 0.5 - cx[owner]) / w[owner]
+    vertical = np.abs(dy) > np.abs(dx)
+    quarters = vertical & (dy < 0), vertical & (dy > 0), ~vertical & (dx < 0), ~vertical & (dx > 0)
+    top, bottom, left, right = (mean(owner[part], ring[part], inside) - inside for part in quarters)
+
+    owner, place = pixels(masks & ~_shrink(masks))
+    edge = mean(owner, slope[place])
+    # Each outline pixel is about one pixel of length; diagonal steps make this a little short.
+    perimeter = np.bincount(owner)
+    rising = slope[place][np.lexsort((slope[place], owner))]
+    edge_weak = rising[np.cumsum(perimeter) - perimeter + perimeter // 4]
+
+    log_area = np.log(area / n_pixels)
+    borders = masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]
+    touching = np.stack([border.mean(axis=1) for border in borders])
+    return {
+        "log_area": log_area,
+        "log_area_squared": log_area**2,
+        "height": h / height,
+        "width": w / width,
+        "log_width_to_height": np.log(w / h),
+        "depth": cy / height,
+        "depth_squared": (cy / height) ** 2,
+        "off_centre_squared": (cx / width - 0.5) ** 2,
+        "touch_top": touching[0],
+        "touch_bottom": touching[1],
+        "touch_sides": touching[2] + touching[3],
+        "touches": np.count_nonzero(touching, axis=0).astype(float),
+        "contrast": contrast / 100,
+        "contrast_wide": contrast_wide / 100,
+        "contrast_top": top / 100,
+        "contrast_bottom": bottom / 100,
+        "contrast_sides": np.minimum(left, right) / 100,
+        "leak": leak,
+        "edge": edge,
+        "edge_weak": edge_weak.astype(float),
+        "spread": spread / 100,
+        "darkness": (flat.mean() - inside) / 100,
+        "rank": np.searchsorted(np.sort(flat), inside) / n_pixels,
+        "echo": echo,
+        "echo_squared": echo**2,
+        "black": black,
+        "solidity": np.array([_solidity(region.crop) for region in regions]),
+        "compactness": np.minimum(4 * np.pi * area / perimeter**2, 1.0),
+    }
 
 
-def _grow(mask: np.ndarray, distance: int) -> np.ndarray:
-    """Dilate by a square: two running maxima, much faster than a disk."""
-    grown = mask.view(np.uint8)
-    for axis in (0, 1):
-        grown = ndimage.maximum_filter1d(grown, 2 * distance + 1, axis=axis, mode="constant")
-    return grown.view(bool)
+def _grow(masks: np.ndarray, distance: int) -> np.ndarray:
+    """Dilate each mask of a stack by a square of side 2 × distance + 1."""
+    grown = np.pad(masks, ((0, 0), (distance, distance), (distance, distance)))
+    width = 1
+    while width <= 2 * distance:  # a window of this width becomes up to twice as wide
+        step = min(width, 2 * distance + 1 - width)
+        grown = grown[:, step:] | grown[:, :-step]
+        grown = grown[:, :, step:] | grown[:, :, :-step]
+        width += step
+    return grown
 
 
-def _shrink(mask: np.ndarray) -> np.ndarray:
-    """Pixels whose four neighbours are in the mask too; beyond the array is outside."""
-    padded = np.pad(mask, 1)
-    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-
-
-def _mean(values: np.ndarray, empty: float) -> float:
-    return float(values.mean()) if values.size else empty
+def _shrink(masks: np.ndarray) -> np.ndarray:
+    """Pixels whose four neighbours are in the mask too; beyond the image is outside."""
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    return masks & padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
 
 
 class Trees(NamedTuple):
