@@ -14,6 +14,7 @@ from busutils.models.kmeans import (
     flatten_background,
     kmeans_1d,
     speckle_filter,
+    vote_weights,
 )
 from busutils.models.regions import (
     FEATURES,
@@ -193,6 +194,30 @@ def test_features_are_finite_on_a_region_as_large_as_its_box_allows():
     assert all(np.isfinite(values).all() for values in region_features(regions, image, image).values())
 
 
+def test_features_of_a_region_do_not_depend_on_the_others():
+    image = speckle_filter(scene(side=96)[0], 5)
+    regions = candidate_regions(image, kmeans_1d(image, 4).thresholds)
+    together = region_features(regions, image, image)
+    assert len(regions) > 1
+    for index, region in enumerate(regions):
+        for name, values in region_features([region], image, image).items():
+            assert values == pytest.approx(together[name][index]), name
+    assert {name: values.shape for name, values in region_features([], image, image).items()} == dict.fromkeys(
+        FEATURES, (0,)
+    )
+
+
+def test_the_ring_ends_where_the_image_does():
+    image = np.full((100, 100), 150.0)
+    image[:20, 40:60] = 50
+    image[20:23, 40:60] = 100
+    [region] = candidate_regions(image, [60])
+    features = region_features([region], image, image)
+    # Above there is nothing to compare with; below are three rows of 100 next to the region, then 150.
+    assert features["contrast_top"] == pytest.approx(0)
+    assert 0 < features["contrast_bottom"] < features["contrast_sides"] == pytest.approx(1)
+
+
 def test_score_refuses_an_unknown_feature():
     with pytest.raises(ValueError, match="no such feature: colour"):
         score_regions({"depth": np.zeros(2)}, {"colour": 1.0})
@@ -310,6 +335,23 @@ def test_rejection_is_an_empty_mask():
     # What was chosen does not depend on whether it is believed.
     sure, all_in = (KMeansSegmenter("best", reject=reject).steps(image)["chosen"] for reject in (0.05, 0.0))
     np.testing.assert_array_equal(sure, all_in)
+
+
+def test_rejection_judges_all_that_vote():
+    image, _ = scene()
+    done = KMeansSegmenter("best", reject=0.0)._run(image)
+    voters = np.argsort(-done["scores"], kind="stable")[: PRESETS["best"]["voters"]]
+    weights = vote_weights(done["scores"][voters])
+    mean = {name: np.array([np.average(v[voters], weights=weights)]) for name, v in done["features"].items()}
+    [chance] = score_regions(mean, WEIGHTS["presence"])
+    for reject, found in ((0.99 * chance, True), (chance + 0.01 * (1 - chance), False)):
+        assert KMeansSegmenter("best", reject=reject).predict(image[None]).any() == found
+
+
+def test_a_lower_score_has_a_smaller_vote():
+    weights = vote_weights(np.array([1.0, 0.9, 0.9, 0.5, 0.0]))
+    assert weights[0] == 1 and weights[1] == weights[2] > weights[3] > weights[4] == 0
+    assert vote_weights(np.array([0.5, 1 / 3]))[1] == pytest.approx(0.5**3.3)
 
 
 def test_rejection_tells_normal_from_lesion_images():

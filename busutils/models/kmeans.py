@@ -48,6 +48,7 @@ __all__ = [
     "flatten_background",
     "kmeans_1d",
     "speckle_filter",
+    "vote_weights",
 ]
 
 # Lengths in the options are in pixels of an image of this side; other sizes scale them.
@@ -221,7 +222,7 @@ def flatten_background(image: np.ndarray, sigma: float = 50.0) -> np.ndarray:
 
 
 # Fitted by benchmarks/kmeans_weights.py ("plain", "full" and the trees that are added to it) and kmeans_presence.py
-# ("presence", the chance that the chosen candidate is a lesion at all).
+# ("presence", the chance that the candidates that vote are a lesion at all).
 _FITTED = json.loads(Path(__file__).with_name("kmeans_ranking.json").read_text(encoding="utf-8"))
 TREES = Trees(*(np.array(_FITTED["trees"][name]) for name in Trees._fields))
 WEIGHTS: dict[str, dict[str, float]] = {
@@ -270,7 +271,7 @@ _BEST = {
     "weights": "full",
     "voters": 30,
     "contour": "walker",
-    "reject": 0.07,
+    "reject": 0.1,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "textbook": _TEXTBOOK,
@@ -279,10 +280,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": _BEST,
 }
 
-# Power of a candidate's odds in the vote: with 0 all would count equally.
-_SHARPNESS = 3.3
 _CHOICES = ("cluster", "largest", "score")
 _CONTOURS = ("none", "hull", "walker")
+
+
+def vote_weights(scores: np.ndarray) -> np.ndarray:
+    """Weigh candidates in a vote: the odds of each score over those of the first, to the power 3.3.
+
+    Parameters
+    ----------
+    scores : (n,) ndarray
+        In [0, 1], best first.
+
+    Returns
+    -------
+    (n,) float ndarray
+
+    Examples
+    --------
+    >>> vote_weights(np.array([0.8, 0.5])).round(2)
+    array([1.  , 0.01])
+    """
+    odds = scores / np.maximum(1 - scores, 1e-12)
+    return (odds / odds[0]) ** 3.3
 
 
 class KMeansSegmenter(Segmenter):
@@ -323,8 +343,9 @@ class KMeansSegmenter(Segmenter):
     contour : {"none", "hull", "walker"}, optional
         The region as it is, its convex hull, or an outline drawn anew by a random walker.
     reject : float, optional
-        Where the best candidate is a lesion with less than this chance, by ``WEIGHTS["presence"]``, the answer is
-        "nothing found"; 0 always answers. What it costs and spares is in figures/kmeans_presence.csv.
+        Where the candidates that vote are a lesion with less than this chance, by the mean of their features and
+        ``WEIGHTS["presence"]``, the answer is "nothing found"; 0 always answers. What it costs and spares is in
+        figures/kmeans_presence.csv.
 
     Examples
     --------
@@ -486,15 +507,16 @@ class KMeansSegmenter(Segmenter):
             done["features"] = self._features(regions, coarse[0], resize_image(filtered, grid))
             scores = score_regions(done["features"], options["weights"], options["trees"])
         done["scores"] = scores
-        order = np.argsort(-scores, kind="stable")
+        voters = np.argsort(-scores, kind="stable")[: options["voters"]]
+        weights = vote_weights(scores[voters])
         if options["choice"] == "score" and options["reject"] > 0:
-            best = {name: values[order[:1]] for name, values in done["features"].items()}
-            if score_regions(best, WEIGHTS["presence"])[0] < options["reject"]:
+            mean = {
+                name: np.average(values[voters], weights=weights)[None] for name, values in done["features"].items()
+            }
+            if score_regions(mean, WEIGHTS["presence"])[0] < options["reject"]:
                 return done
-        done["chosen"] = self._enlarged(regions[order[0]].mask())
-        voters = order[: options["voters"]]
-        odds = scores[voters] / np.maximum(1 - scores[voters], 1e-12)
-        vote = np.tensordot((odds / odds[0]) ** _SHARPNESS, [regions[index].mask() for index in voters], 1)
+        done["chosen"] = self._enlarged(regions[voters[0]].mask())
+        vote = np.tensordot(weights, [regions[index].mask() for index in voters], 1)
         agreed = done["chosen"] if len(voters) == 1 else self._enlarged(vote >= 0.5 * vote.max())
         done["refined"] = self._outline(filtered, agreed, options["contour"])
         return done
