@@ -79,6 +79,11 @@ def _lessons_run(args: argparse.Namespace) -> int:
     return int(any(outcome.error for outcome in outcomes))
 
 
+def _lessons_copy(args: argparse.Namespace) -> None:
+    notebooks = lessons.copy(args.folder)
+    print(f"the lessons are in {notebooks}: open {notebooks / lessons.LESSONS[0]}.ipynb with 'jupyter lab'")
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from busutils import evaluation
 
@@ -160,7 +165,7 @@ def _cluster(address: str | None) -> contextlib.AbstractContextManager[Any]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise MissingPackageError("a cluster needs Dask: pip install 'busutils[cluster]'") from error
+        raise MissingPackageError('a cluster needs Dask: pip install "busutils[cluster]"') from error
     return Client(address)
 
 
@@ -322,6 +327,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="CSV", help="one row an image and training")
 
     group = top.add_parser("lessons", help="run the lessons").add_subparsers(metavar="WHAT", required=True)
+    add = _command(group, "copy", _lessons_copy, "copy the lessons, to work with them")
+    add("folder", nargs="?", default=".", metavar="DIR", help="gets notebooks/ and figures/; default: here")
     add = _command(group, "run", _lessons_run, "execute lessons headless", *_LESSONS)
     add("--dataset", default="phantom", metavar="NAME", help="such as busi, or phantom?n=60")
     add("-p", dest="parameters", action="append", default=[], metavar="name=value")

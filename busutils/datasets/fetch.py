@@ -136,7 +136,7 @@ def _download(about: Card, download: Download, folder: Path, progress: bool) -> 
             file.unlink()
             reasons.append(f"{url}: it is no zip archive")
         except ImportError:
-            reasons.append(f"{url}: Kaggle's client is missing; install it with: pip install 'busutils[kaggle]'")
+            reasons.append(f'{url}: the client of Kaggle is missing: pip install "busutils[kaggle]"')
         except Exception as err:  # requests and kagglehub raise errors of many kinds
             reasons.append(f"{url}: {err}")
         log.warning("%s", reasons[-1])
