@@ -242,6 +242,38 @@ def _datasets_audit(args: argparse.Namespace) -> None:
         _print(kinds.rename_axis("finding").reset_index(name="images"))
 
 
+def _datasets_adopt(args: argparse.Namespace) -> None:
+    if odd := [pair for pair in args.label if "=" not in pair]:
+        raise CommandError(f"--label takes CLASS=LABEL, such as cyst=benign, got {odd[0]!r}")
+    adopted = datasets.adopt(
+        args.folder,
+        args.name,
+        root=args.root,
+        images=args.images,
+        masks=args.masks,
+        labels=args.labels,
+        group=args.group,
+        classes=dict(pair.rsplit("=", 1) for pair in args.label),
+        without_mask=args.without_mask,
+        search=not args.no_search,
+        progress=True,
+    )
+    table = adopted.dataset.table()
+    print(f"{args.folder}: {len(table)} images, {table['n_masks'].sum()} masks; {adopted.layout}, such as")
+    for record in adopted.dataset.records[:: -(-len(table) // 3)]:
+        masks = " + ".join(Path(mask).name for mask in record.masks) or "no mask"
+        print(f"  {record.image}: {masks}; {record.label}, group {record.group}")
+    print(f"near-duplicates: {len(adopted.pairs)} pairs, in one group each; groups in all: {table['group'].nunique()}")
+    if len(adopted.pairs):
+        _print(adopted.pairs.head(5))
+    print(pd.crosstab(table["fold"], table["label"]).to_string())
+    print(f"kept in {adopted.table}; use it as in: busutils train --dataset {args.name} --out {args.name}.npz")
+
+
+def _datasets_export(args: argparse.Namespace) -> None:
+    print(datasets.write_nnunet(datasets.load(args.name, root=args.root), args.out, number=args.number))
+
+
 def _datasets_split(args: argparse.Namespace) -> None:
     dataset = datasets.load(args.name, root=args.root)
     table = dataset.table()[["id", "label", "group", "fold"]]
@@ -291,6 +323,29 @@ def _parser() -> argparse.ArgumentParser:
     add = _command(group, "audit", _datasets_audit, "look for near-duplicates and other traps", _NAME, _ROOT)
     add("--out", metavar="CSV", help="one row a pair")
     add("--html", metavar="FILE", help="a page of pairs to look through")
+    add = _command(group, "adopt", _datasets_adopt, "make a set of a folder of your own", _ROOT)
+    add("folder", metavar="FOLDER", help="of images and masks, which stay where they are")
+    add("--name", required=True, help="what commands call the set: small letters, digits and -")
+    add("--images", metavar="DIR", help="folder of the images in FOLDER, where it has an unusual name")
+    add("--masks", metavar="DIR", help="folder of the masks")
+    add("--labels", metavar="CSV", help="columns id, label and group; default: labels.csv in FOLDER")
+    add(
+        "--group",
+        metavar="REGEX",
+        help="finds the patient in folder/name of an image, in parentheses, as in (p[0-9]+)_",
+    )
+    add(
+        "--label",
+        action="append",
+        default=[],
+        metavar="CLASS=LABEL",
+        help="what a class is: cyst=benign; * for all others",
+    )
+    add("--without-mask", choices=["normal", "skip"], help="images without a mask are normal, or left out")
+    add("--no-search", action="store_true", help="do not look for near-duplicates")
+    add = _command(group, "export", _datasets_export, "write a set and its folds for nnU-Net", _NAME, _ROOT)
+    add("--out", required=True, metavar="DIR", help="nnU-Net's folder of raw data")
+    add("--number", type=int, default=501, help="nnU-Net's number of the set; default: 501")
     _command(group, "split", _datasets_split, "show the folds; groups stay whole", _NAME, _ROOT, _CSV)
 
     add = _command(top, "train", _train, "train a U-Net on all folds but one", _DATASET, _ROOT)
