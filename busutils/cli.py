@@ -108,6 +108,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"\nThe row for a table:\n{evaluation.ENTRY_HEAD}\n{evaluation.entry_row(table, method)}")
 
 
+def _files_of(place: str) -> list[str | Path]:
+    """The image files of a set that is named in place of a path."""
+    if os.path.exists(place):
+        return [place]
+    try:
+        datasets.card(datasets.parse_spec(place)[0])
+    except datasets.DatasetError:  # a pattern, or a path that is wrong
+        return [place]
+    return [record.image for record in datasets.load(place) if isinstance(record.image, Path)]
+
+
 def _predict(args: argparse.Namespace) -> int:
     import joblib
     from tqdm import tqdm
@@ -115,7 +126,8 @@ def _predict(args: argparse.Namespace) -> int:
     from busutils.models.runtimes import load, runtime_name
     from busutils.predict import find_images, predict_files
 
-    files = find_images(args.images, recursive=args.recursive, out=args.out)
+    images = [file for place in args.images for file in _files_of(place)]
+    files = find_images(images, recursive=args.recursive, out=args.out)
     segmenter = load(args.weights, args.runtime, streams=joblib.cpu_count())
     if name := runtime_name(segmenter):
         _say(f"busutils: {name} runs the network")
@@ -245,19 +257,12 @@ def _datasets_audit(args: argparse.Namespace) -> None:
 def _datasets_adopt(args: argparse.Namespace) -> None:
     if odd := [pair for pair in args.label if "=" not in pair]:
         raise CommandError(f"--label takes CLASS=LABEL, such as cyst=benign, got {odd[0]!r}")
-    adopted = datasets.adopt(
-        args.folder,
-        args.name,
-        root=args.root,
-        images=args.images,
-        masks=args.masks,
-        labels=args.labels,
-        group=args.group,
-        classes=dict(pair.rsplit("=", 1) for pair in args.label),
-        without_mask=args.without_mask,
-        search=not args.no_search,
-        progress=True,
-    )
+    classes = dict(pair.rsplit("=", 1) for pair in args.label)
+    told = {
+        option: getattr(args, option)
+        for option in ("root", "images", "masks", "labels", "group", "without_mask", "search")
+    }
+    adopted = datasets.adopt(args.folder, args.name, classes=classes, progress=True, **told)
     table = adopted.dataset.table()
     print(f"{args.folder}: {len(table)} images, {table['n_masks'].sum()} masks; {adopted.layout}, such as")
     for record in adopted.dataset.records[:: -(-len(table) // 3)]:
@@ -342,7 +347,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what a class is: cyst=benign; * for all others",
     )
     add("--without-mask", choices=["normal", "skip"], help="images without a mask are normal, or left out")
-    add("--no-search", action="store_true", help="do not look for near-duplicates")
+    add("--no-search", dest="search", action="store_false", help="do not look for near-duplicates")
     add = _command(group, "export", _datasets_export, "write a set and its folds for nnU-Net", _NAME, _ROOT)
     add("--out", required=True, metavar="DIR", help="nnU-Net's folder of raw data")
     add("--number", type=int, default=501, help="nnU-Net's number of the set; default: 501")
@@ -367,7 +372,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=256, help="side of the square; default: 256")
 
     add = _command(top, "predict", _predict, "write masks for image files", _SCHEDULER)
-    add("images", nargs="+", metavar="IMAGE", help="images, clips, DICOM files, folders, .txt lists of paths")
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="images, clips, DICOM files, folders, .txt lists of paths, or a set's name",
+    )
     add("--weights", required=True, metavar="NAME", help="a K-Means preset, shipped weights, or a file")
     add("--out", required=True, metavar="DIR", help="where results go")
     add("--overlay", action="store_true", help="also write images with the lesion's outline")
