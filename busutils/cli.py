@@ -270,7 +270,7 @@ def _datasets_adopt(args: argparse.Namespace) -> None:
         print(f"  {record.image}: {masks}; {record.label}, group {record.group}")
     print(f"near-duplicates: {len(adopted.pairs)} pairs, in one group each; groups in all: {table['group'].nunique()}")
     if len(adopted.pairs):
-        _print(adopted.pairs.head(5))
+        _print(adopted.pairs[["id_a", "id_b", "label_a", "label_b", "similarity"]].head(5))
     print(pd.crosstab(table["fold"], table["label"]).to_string())
     print(f"kept in {adopted.table}; use it as in: busutils train --dataset {args.name} --out {args.name}.npz")
 
