@@ -105,7 +105,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     _print(pd.concat([whole, by_label])[shown])
     if n_normal := whole["n_normal"].item():
         print(f"\nspecificity on {n_normal} normal images: {whole['normal_specificity'].item():.1%}")
-    print(f"\nThe row for a table:\n{evaluation.ENTRY_HEAD}\n{evaluation.entry_row(table, method)}")
 
 
 def _files_of(place: str) -> list[str | Path]:
@@ -168,6 +167,14 @@ def _benchmark_run(args: argparse.Namespace) -> None:
         table = benchmark.run_benchmark(spec, root=args.root, n_jobs=args.jobs, client=client, progress=True)
     _write(table, args.out)
     _print(evaluation.summarise(table, ["method", "source", "target"]))
+
+
+def _benchmark_check(args: argparse.Namespace) -> None:
+    from busutils import benchmark, evaluation
+
+    table = benchmark.check_entry(args.entry)
+    _print(evaluation.summarise(table, ["target", "method"], scores=("dice", "iou", "hd95", "nsd")))
+    print("the entry is complete")
 
 
 def _cluster(address: str | None) -> contextlib.AbstractContextManager[Any]:
@@ -262,17 +269,13 @@ def _datasets_adopt(args: argparse.Namespace) -> None:
         option: getattr(args, option)
         for option in ("root", "images", "masks", "labels", "group", "without_mask", "search")
     }
-    adopted = datasets.adopt(args.folder, args.name, classes=classes, progress=True, **told)
-    table = adopted.dataset.table()
-    print(f"{args.folder}: {len(table)} images, {table['n_masks'].sum()} masks; {adopted.layout}, such as")
-    for record in adopted.dataset.records[:: -(-len(table) // 3)]:
-        masks = " + ".join(Path(mask).name for mask in record.masks) or "no mask"
+    data = datasets.adopt(args.folder, args.name, classes=classes, progress=True, **told)
+    table = data.table()
+    print(f"{len(data)} images, {table['n_masks'].sum()} masks, {table['group'].nunique()} groups, such as")
+    for record in data.records[:: -(-len(data) // 3)]:
+        masks = " + ".join(Path(str(mask)).name for mask in record.masks) or "no mask"
         print(f"  {record.image}: {masks}; {record.label}, group {record.group}")
-    print(f"near-duplicates: {len(adopted.pairs)} pairs, in one group each; groups in all: {table['group'].nunique()}")
-    if len(adopted.pairs):
-        _print(adopted.pairs[["id_a", "id_b", "label_a", "label_b", "similarity"]].head(5))
     print(pd.crosstab(table["fold"], table["label"]).to_string())
-    print(f"kept in {adopted.table}; use it as in: busutils train --dataset {args.name} --out {args.name}.npz")
 
 
 def _datasets_export(args: argparse.Namespace) -> None:
@@ -390,6 +393,9 @@ def _parser() -> argparse.ArgumentParser:
     add("spec", metavar="YAML", help="methods, sources, targets, seeds, folds")
     add("--jobs", type=int, default=1, metavar="N", help="processes on this machine")
     add("--out", metavar="CSV", help="one row an image and training")
+
+    add = _command(group, "check", _benchmark_check, "check an entry before you propose it")
+    add("entry", metavar="CSV", help="from evaluate --out, with its description beside it as .json")
 
     group = top.add_parser("lessons", help="run the lessons").add_subparsers(metavar="WHAT", required=True)
     add = _command(group, "copy", _lessons_copy, "copy the lessons, to work with them")

@@ -1,9 +1,11 @@
 """The matrix of methods, sources and targets: nothing leaks, and it is the same however it is computed."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -310,3 +312,57 @@ def test_a_description_made_in_code_is_checked_like_one_of_a_file():
 def test_a_missing_description_is_named(tmp_path):
     with pytest.raises(benchmark.SpecError, match=r"none\.yaml"):
         benchmark.BenchmarkSpec.read(tmp_path / "none.yaml")
+
+
+ENTRIES = Path(__file__).parents[1] / "benchmarks" / "entries"
+
+
+def entry(tmp_path, change_table=lambda table: table, **about):
+    table = change_table(pd.read_csv(ENTRIES / "monai.csv"))
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    described = json.loads((ENTRIES / "monai.json").read_text(encoding="utf-8")) | about
+    (tmp_path / "mine.json").write_text(json.dumps(described), encoding="utf-8")
+    return tmp_path / "mine.csv"
+
+
+def test_an_entry_is_checked_without_images(tmp_path, capsys):
+    assert len(benchmark.check_entry(entry(tmp_path))) == 156
+    assert cli.main(["benchmark", "check", str(tmp_path / "mine.csv")]) == 0
+    assert "the entry is complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "about", "words"),
+    [
+        (lambda t: t.drop(columns=["dice", "nsd"]), {}, "lacks dice, nsd: see"),
+        (lambda t: t, {"seeds": None, "code": ""}, "lacks code, seeds: see"),
+        (lambda t: t, {"method": "another"}, "one method, which the description calls alike"),
+        (lambda t: t.iloc[1:], {}, "does not hold each of the 156 images of fold 5 once"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), {}, "does not hold each of the 156 images"),
+        (lambda t: t.assign(group="a"), {}, "with its label and group"),
+        (lambda t: t.assign(fold=4), {}, "was scored on busi, fold 4"),
+        (lambda t: t.assign(target="udiat"), {}, "was scored on udiat, fold 5"),
+        (lambda t: t.assign(dice=t["dice"] + 0.01), {}, r"Dice and IoU of benign \(1\) contradict each other"),
+        (lambda t: t.assign(dice=1.2, iou=1.5), {}, "contradict each other"),
+    ],
+)
+def test_an_entry_that_is_incomplete_or_impossible_is_refused(tmp_path, change, about, words):
+    with pytest.raises(benchmark.SpecError, match=words):
+        benchmark.check_entry(entry(tmp_path, change, **about))
+
+
+def test_an_entry_has_a_description(tmp_path):
+    entry(tmp_path).with_suffix(".json").unlink()
+    with pytest.raises(benchmark.SpecError, match="a description with the suffix"):
+        benchmark.check_entry(tmp_path / "mine.csv")
+
+
+def test_descriptions_fit_their_schema():
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ENTRIES / "schema.json").read_text(encoding="utf-8"))
+    assert tuple(schema["required"]) == tuple(schema["properties"]) == benchmark.ENTRY_FIELDS
+    tables = sorted(ENTRIES.glob("*.csv"))
+    assert tables
+    for path in tables:
+        jsonschema.validate(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")), schema)
+        benchmark.check_entry(path)

@@ -83,37 +83,35 @@ def test_a_folder_of_a_usual_layout_is_adopted(tmp_path, build):
         assert (mask == (square(number) & (data.labels[index] != "normal"))).all()
     labels = {"class_folders": {"benign", "malignant", "normal"}, "coco": {"malignant"}}
     assert set(data.labels) == labels.get(build.__name__, {"unknown"})
-    assert (adopted.dataset.folds() == data.folds()).all() and adopted.table.is_file()
+    assert (adopted.folds() == data.folds()).all()
     assert [path for path in before if not path.exists()] == []
     assert len(datasets.catalogue_table()) == len(datasets.CARDS) + 1
     assert datasets.check("mine").ok
 
 
-def test_near_duplicates_are_joined_and_stay_in_one_fold(tmp_path):
+def test_near_duplicates_are_joined_and_stay_in_one_fold(tmp_path, caplog):
+    caplog.set_level("INFO")
     home = tmp_path / "clinic"
     for k in range(8):
         trees.save(home / f"x{k}.png", noise(k // 2 if k < 4 else k, (120, 150)))
         trees.save(home / f"x{k}_mask.png", square(k, (120, 150)))
     adopted = datasets.adopt(home, "mine", group="(.+)")
-    assert {tuple(sorted(pair)) for pair in adopted.pairs[["id_a", "id_b"]].to_numpy().tolist()} == {
-        ("x0", "x1"),
-        ("x2", "x3"),
-    }
-    table = adopted.dataset.table().set_index("id")
+    assert re.search(r"near-duplicates, joined: 2 \((x0 = x1, x2 = x3|x2 = x3, x0 = x1)\)", caplog.text)
+    table = adopted.table().set_index("id")
     assert table["group"].nunique() == 6
     assert table.loc["x0", "fold"] == table.loc["x1", "fold"] and table.loc["x2", "fold"] == table.loc["x3", "fold"]
     apart = datasets.adopt(home, "apart", group="(.+)", search=False)
-    assert len(set(apart.dataset.groups)) == 8 and not len(apart.pairs)
+    assert len(set(apart.groups)) == 8
 
 
 def test_nnunet_s_layout_is_written_and_read_back_without_loss(tmp_path):
     class_folders(tmp_path / "clinic", 12)
-    data = datasets.adopt(tmp_path / "clinic", "mine", group=r"(p\d)_", classes={"*": "malignant"}).dataset
+    data = datasets.adopt(tmp_path / "clinic", "mine", group=r"(p\d)_", classes={"*": "malignant"})
     home = datasets.write_nnunet(data, tmp_path / "raw", number=7)
     assert home.name == "Dataset007_Mine"
     with pytest.raises(DatasetError, match="nothing is overwritten"):
         datasets.write_nnunet(data, tmp_path / "raw", number=7)
-    back = datasets.adopt(home, "back").dataset
+    back = datasets.adopt(home, "back")
     order = [back.ids.tolist().index(id_) for id_ in data.ids]
     for part in ("ids", "groups", "labels"):
         assert getattr(back, part)[order].tolist() == getattr(data, part).tolist()
@@ -215,12 +213,12 @@ def test_what_flags_say_is_taken(tmp_path):
     flat(tmp_path / "clinic")
     spoil_missing_mask(tmp_path / "clinic")
     spoil_unread_table(tmp_path / "clinic")
-    known = datasets.adopt(tmp_path / "clinic", "known", group=r"(p\d)", without_mask="normal").dataset
+    known = datasets.adopt(tmp_path / "clinic", "known", group=r"(p\d)", without_mask="normal")
     assert (known.labels == "normal").sum() == 1 and len(known) == 10
-    assert len(datasets.adopt(tmp_path / "clinic", "fewer", group=r"(p\d)", without_mask="skip").dataset) == 9
+    assert len(datasets.adopt(tmp_path / "clinic", "fewer", group=r"(p\d)", without_mask="skip")) == 9
     rows = "".join(f"p{k // 2}_{k % 2}.png,benign,{k}\n" for k in range(10))
     (tmp_path / "mine.csv").write_text(f"id,label,group\n{rows}")
-    listed = datasets.adopt(tmp_path / "clinic", "listed", labels=tmp_path / "mine.csv", without_mask="skip").dataset
+    listed = datasets.adopt(tmp_path / "clinic", "listed", labels=tmp_path / "mine.csv", without_mask="skip")
     assert set(listed.labels) == {"benign"} and len(set(listed.groups)) == 9
     with pytest.raises(DatasetError, match=r"--group \(q\) finds no patient in 10 names \(clinic/p0_0,"):
         datasets.adopt(tmp_path / "clinic", "q", group="(q)")
@@ -230,7 +228,7 @@ def test_what_flags_say_is_taken(tmp_path):
         datasets.adopt(tmp_path / "clinic", "q", labels=tmp_path / "gone.csv")
     two_folders(tmp_path / "clinic")
     named = datasets.adopt(tmp_path / "clinic", "named", images="Images", masks="GT", group=r"(p\d)")
-    assert named.layout == "images in Images/, masks in GT/"
+    assert named[0].image.parent.name == "Images"
 
 
 def test_class_folders_may_lie_in_both_folders_and_share_names(tmp_path):
@@ -238,7 +236,7 @@ def test_class_folders_may_lie_in_both_folders_and_share_names(tmp_path):
         for part, pixels in (("images", noise(k)), ("masks", square(k))):
             trees.save(tmp_path / "clinic" / part / ("benign", "malignant")[k % 2] / f"{k // 2}.png", pixels)
     with pytest.warns(DatasetWarning, match="every image is its own group"):
-        data = datasets.adopt(tmp_path / "clinic", "mine").dataset
+        data = datasets.adopt(tmp_path / "clinic", "mine")
     assert sorted(data.ids) == ["benign-0", "benign-1", "benign-2", "malignant-0", "malignant-1", "malignant-2"]
     for index, record in enumerate(data):
         assert (data.load_native(index)[1] == square(2 * int(record.id[-1]) + (record.label == "malignant"))).all()
@@ -285,9 +283,9 @@ def test_commands_take_an_adopted_set_by_its_name(tmp_path, capsys, monkeypatch)
     command = ["datasets", "adopt", str(tmp_path / "clinic"), "--name", "mine", "--group", r"(p\d)_"]
     assert cli.main([*command, "--label", "carcinoma"]) == 2 and "CLASS=LABEL" in capsys.readouterr().err
     assert cli.main([*command, "--label", "carcinoma=malignant"]) == 0
-    out = capsys.readouterr().out
-    assert "15 images, 10 masks; class folders Benign, carcinoma, normal" in out
-    assert "p0_0.png: p0_0_mask.png; benign, group p0" in out
+    out, told = capsys.readouterr()
+    assert "15 images, 10 masks, 8 groups" in out and "p0_0.png: p0_0_mask.png; benign, group p0" in out
+    assert "clinic: class folders Benign, carcinoma, normal" in told and "is kept in" in told
     assert cli.main(["evaluate", "--dataset", "mine", "--fold", "5", "--weights", "kmeans-textbook"]) == 0
     assert cli.main(["predict", "mine", "--weights", "kmeans-textbook", "--out", str(tmp_path / "masks")]) == 0
     assert cli.main(["evaluate", "--dataset", "mine", "--pred", str(tmp_path / "masks")]) == 0

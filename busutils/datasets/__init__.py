@@ -5,7 +5,7 @@
 4
 """
 
-from busutils.datasets.adopt import Adopted, adopt
+from busutils.datasets.adopt import adopt
 from busutils.datasets.audit import AuditReport, audit
 from busutils.datasets.cache import cache_dir, cache_info
 from busutils.datasets.catalogue import CARDS, Card, card
@@ -29,7 +29,6 @@ from busutils.io import (
 __all__ = [
     "CARDS",
     "LABELS",
-    "Adopted",
     "AuditReport",
     "Card",
     "DatasetError",

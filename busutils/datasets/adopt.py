@@ -6,6 +6,7 @@ Nothing in the folder is changed or copied. What was found stands in a table of 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -31,17 +32,10 @@ from busutils.datasets.tables import name_some, read_labels
 from busutils.io import DatasetError, DatasetWarning, picture_size
 from busutils.jobs import atomic_path
 
+log = logging.getLogger(__name__)
+
 _IMAGES = ("images", "image", "imgs", "img", "imagestr")
 _MASKS = ("masks", "mask", "labels", "label", "labelstr", "gt", "groundtruth", "ground_truth", "annotations")
-
-
-class Adopted(NamedTuple):
-    """What became of a folder: the set, its layout in words, its pairs of near-duplicates, the table that keeps it."""
-
-    dataset: LesionDataset
-    layout: str
-    pairs: pd.DataFrame
-    table: Path
 
 
 class _Found(NamedTuple):
@@ -66,7 +60,7 @@ def adopt(
     without_mask: str | None = None,
     search: bool = True,
     progress: bool = False,
-) -> Adopted:
+) -> LesionDataset:
     """Make a set of a folder of images and masks; :func:`busutils.datasets.load` then takes its name.
 
     These layouts are known: masks beside their images (``x.png``, ``x_mask.png``); a folder of images and one of masks of
@@ -99,7 +93,8 @@ def adopt(
 
     Returns
     -------
-    Adopted
+    LesionDataset
+        What was found and joined is logged.
 
     Raises
     ------
@@ -134,7 +129,11 @@ def adopt(
         kept.join(pd.DataFrame(files, columns=["image", "masks"])).to_csv(temporary, index=False)
     for problem in report.problems:
         warnings.warn(problem.message, DatasetWarning, stacklevel=2)
-    return Adopted(load_adopted(table), layout, audited.pairs, table)
+    pairs = (f"{a} = {b}" for a, b in zip(audited.pairs["id_a"], audited.pairs["id_b"], strict=True))
+    log.info("%s: %s", folder, layout)
+    log.info("pairs of near-duplicates, joined: %d (%s)", len(audited.pairs), name_some(pairs) or "none")
+    log.info("the set %s is kept in %s", name, table)
+    return load_adopted(table)
 
 
 def load_adopted(table: Path, name: str | None = None) -> LesionDataset:
