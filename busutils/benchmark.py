@@ -72,7 +72,8 @@ class BenchmarkSpec:
         for name in ("sources", "targets", "seeds", "folds"):
             if not isinstance(getattr(self, name), list) or not getattr(self, name):
                 raise SpecError(f"{name} must be a list with at least one entry")
-        _check_folders([*self.sources, *self.targets])
+        if "folder" in _keys(" + ".join(map(str, [*self.sources, *self.targets]))):
+            raise SpecError("a folder of your own needs a name here: adopt it with 'busutils datasets adopt'")
         if not isinstance(self.methods, Mapping) or not self.methods:
             raise SpecError("methods must name at least one method")
         for name, method in self.methods.items():
@@ -115,20 +116,6 @@ class BenchmarkSpec:
             optional = ", ".join(sorted(known - required))
             raise SpecError(f"{path} must have the keys {', '.join(sorted(required))}, and may have only {optional}")
         return cls(**found)
-
-
-def _check_folders(names: list[str]) -> None:
-    """Refuse folders without a path, and two of one name: images of one would count as seen with the other."""
-    folders: dict[Any, Any] = {}
-    for part in " + ".join(map(str, names)).split(" + "):
-        key, options = datasets.parse_spec(part)
-        if key != "folder":
-            continue
-        name, where = options.get("name", "folder"), options.get("root")
-        if where is None:
-            raise SpecError("say which folder is meant, as in folder?root=/scans/clinic&name=clinic")
-        if folders.setdefault(name, where) != where:
-            raise SpecError(f"two folders are called {name}: give each a name, as in {part}&name=clinic")
 
 
 def _absolute(method: Mapping[str, Any]) -> dict[str, Any]:

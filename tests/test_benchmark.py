@@ -95,25 +95,17 @@ def test_what_chose_the_weights_of_kmeans_is_not_scored(tmp_path, own_cache, mon
     assert set(improved["source"]) == {"phantom?n=20&size=32"}
 
 
-def test_a_folder_of_ones_own_is_added_by_one_line(tmp_path, own_cache):
+def test_folders_of_ones_own_are_added_by_name(tmp_path, own_cache, monkeypatch):
+    monkeypatch.setenv("BUSUTILS_DATA_DIR", str(tmp_path / "data"))
     for name in ("mine", "yours"):
-        datasets.write_phantoms(datasets.load("phantom?n=3&size=32"), tmp_path / "made" / name)
-        folder = tmp_path / name
-        for kind in ("images", "masks"):
-            (folder / kind).mkdir(parents=True)
-        for index, made in enumerate(sorted((tmp_path / "made" / name).rglob("*[0-9]).png"))):
-            made.rename(folder / "images" / f"{index}.png")
-            made.with_name(f"{made.stem}_mask.png").rename(folder / "masks" / f"{index}.png")
-    text = 'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\nsize: 32\n'
-    targets = [f"folder?root={tmp_path / name}" for name in ("mine", "yours")]
-    with pytest.raises(benchmark.SpecError, match="two folders are called folder"):
-        read_spec(tmp_path, f"{text}targets: {targets}\n")
-    with pytest.raises(datasets.DatasetError, match="name=busi is that of a published set"):
-        datasets.load(f"{targets[0]}&name=busi")
-    targets[0] += "&name=mine"
-    table = benchmark.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n"))
-    assert table.groupby("target").size().to_dict() == dict.fromkeys(targets, 3)
-    assert set(table["id"][:3]) == {"mine:0", "mine:1", "mine:2"}
+        home = datasets.write_nnunet(datasets.load("phantom?n=5&size=32"), tmp_path / name)
+        (home / "labels.csv").unlink()
+        datasets.adopt(home, name, search=False)
+    text = "methods: {constant: {kind: constant}}\nsources: [mine]\nsize: 32\n"
+    table = benchmark.run_benchmark(read_spec(tmp_path, f"{text}targets: [mine, yours]\n"))
+    held_out = datasets.load("mine").split(5)[1].ids
+    assert set(table.loc[table["target"] == "mine", "id"]) == {f"mine:{id_}" for id_ in held_out}
+    assert (table["target"] == "yours").sum() == 5
     assert table["id"].is_unique  # equal file names in two folders are different images
 
 
@@ -272,7 +264,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
         (("preset: textbook", "colour: red"), "method textbook: .*colour"),
         (("folds:", "fold:"), "may have only folds, seeds, size"),
         (("targets:", "#"), "must have the keys .*targets"),
-        (('targets: ["', 'targets: ["folder", "'), "say which folder is meant"),
+        (('targets: ["', 'targets: ["folder", "'), "a folder of your own needs a name here: adopt it"),
         (("folds: [5, 1]", "folds: []"), "folds must be a list with at least one entry"),
         (
             ("kind: constant", "kind: unet, tta: turned"),

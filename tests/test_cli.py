@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import trees
 from PIL import Image
 
 from busutils import cli, datasets, errors
@@ -20,7 +21,7 @@ from busutils import cli, datasets, errors
 def busi_like(tmp_path_factory):
     """Twenty-four simulated images in BUSI's layout."""
     root = tmp_path_factory.mktemp("data")
-    datasets.write_phantoms(datasets.load("phantom", n=24, size=64), root)
+    trees.as_busi(datasets.load("phantom", n=24, size=64), root)
     return root
 
 
@@ -208,7 +209,7 @@ def test_training_exporting_and_using_a_network(capsys, tmp_path):
     images, _ = datasets.load("phantom", n=3, size=64).load_arrays(64)
     expected = models.load(weights, "keras").predict_proba(images)
     np.testing.assert_allclose(cli.segmenter_named(str(onnx)).predict_proba(images), expected, atol=1e-4)
-    datasets.write_phantoms(datasets.load("phantom", n=3, size=64), tmp_path / "three")
+    trees.as_busi(datasets.load("phantom", n=3, size=64), tmp_path / "three")
     masks = ("predict", tmp_path / "three", "--recursive", "--weights", weights, "--out", tmp_path / "masks")
     status, out, err = run(capsys, *masks, "--runtime", "keras")
     assert (status, "Keras" in err) == (0, True)

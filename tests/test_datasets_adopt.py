@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,16 @@ def test_names_that_are_no_file_names_are_not_exported(tmp_path):
         datasets.write_nnunet(datasets.concatenate(datasets.load("phantom", n=5, size=32)), tmp_path)
 
 
+def test_an_export_appears_when_it_is_complete(tmp_path, monkeypatch):
+    data = datasets.load("phantom", n=5, size=32)
+    trees.save(tmp_path / "x.png", noise(0))
+    trees.cut_short(tmp_path / "x.png")
+    data.records = (*data.records[:4], replace(data[4], image=tmp_path / "x.png"))
+    with pytest.raises(DatasetError, match="cut short"):
+        datasets.write_nnunet(data, tmp_path / "raw")
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
 def spoil_empty(home):
     shutil.rmtree(home)
     home.mkdir()
@@ -185,7 +196,7 @@ def spoil_label(home):
         (spoil_no_masks, "holds no image with a mask"),
         (
             spoil_two_ways,
-            r"in several ways \(images in Images/, masks in GT/; masks beside their images\): name folders",
+            "can be read as images in Images/, masks in GT/, or as masks beside their images: choose with --images",
         ),
         (spoil_two_kinds, r"p0_0.png has masks of several kinds \(p0_0_mask.png, p0_0_seg.png\)"),
         (
@@ -220,10 +231,12 @@ def test_what_flags_say_is_taken(tmp_path):
     (tmp_path / "mine.csv").write_text(f"id,label,group\n{rows}")
     listed = datasets.adopt(tmp_path / "clinic", "listed", labels=tmp_path / "mine.csv", without_mask="skip")
     assert set(listed.labels) == {"benign"} and len(set(listed.groups)) == 9
-    with pytest.raises(DatasetError, match=r"--group \(q\) finds no patient in 10 names \(clinic/p0_0,"):
+    with pytest.raises(DatasetError, match=r"--group \(q\) finds no \(patient\) in 10 names: clinic/p0_0,"):
         datasets.adopt(tmp_path / "clinic", "q", group="(q)")
-    with pytest.raises(DatasetError, match="put it in parentheses"):
+    with pytest.raises(DatasetError, match=r"finds no \(patient\)"):
         datasets.adopt(tmp_path / "clinic", "q", group="p")
+    with pytest.raises(DatasetError, match=r"--group \(p is no regular expression"):
+        datasets.adopt(tmp_path / "clinic", "q", group="(p")
     with pytest.raises(DatasetError, match="there is no table"):
         datasets.adopt(tmp_path / "clinic", "q", labels=tmp_path / "gone.csv")
     two_folders(tmp_path / "clinic")
@@ -248,7 +261,7 @@ def test_class_folders_may_lie_in_both_folders_and_share_names(tmp_path):
         (lambda c: c["images"][0].update(width=79), r"p0_0.png is 80 x 64 pixels large"),
         (lambda c: c["images"][0].update(file_name="gone.png"), r"0 pictures are called gone.png"),
         (lambda c: c["annotations"][0].update(segmentation={"counts": [1]}), "run-length encoded"),
-        (lambda c: c["annotations"][0].pop("segmentation"), "does not hold COCO's polygons"),
+        (lambda c: c["annotations"][0].pop("segmentation"), "does not fit the pictures as COCO's polygons"),
     ],
 )
 def test_polygons_that_do_not_fit_their_pictures_are_refused(tmp_path, change, words):
@@ -265,7 +278,7 @@ def test_polygons_that_do_not_fit_their_pictures_are_refused(tmp_path, change, w
 def test_a_name_is_taken_once_and_never_a_published_one(tmp_path):
     flat(tmp_path / "clinic")
     for name in ("busi", "My set", "../x", ""):
-        with pytest.raises(DatasetError, match="cannot be called"):
+        with pytest.raises(DatasetError, match="no set of yours can be"):
             datasets.adopt(tmp_path / "clinic", name)
     datasets.adopt(tmp_path / "clinic", "mine", group=r"(p\d)")
     with pytest.raises(DatasetError, match="there is a set mine already, whose folds stay"):

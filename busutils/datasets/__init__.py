@@ -14,7 +14,7 @@ from busutils.datasets.inspection import catalogue_table, check, info
 from busutils.datasets.lesions import LABELS, LesionDataset, Record, concatenate
 from busutils.datasets.loading import load, parse_spec
 from busutils.datasets.nnunet import write_nnunet
-from busutils.datasets.phantoms import load_phantoms, write_phantoms
+from busutils.datasets.phantoms import load_phantoms
 from busutils.datasets.splits import LeakError, check_no_leak, shipped_folds
 from busutils.io import (
     DatasetError,
@@ -57,5 +57,4 @@ __all__ = [
     "resize_mask",
     "shipped_folds",
     "write_nnunet",
-    "write_phantoms",
 ]

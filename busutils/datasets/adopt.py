@@ -104,9 +104,7 @@ def adopt(
     """
     folder, table = Path(folder).expanduser().resolve(), adopted_table(name, root)
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", name) or name in CARDS:
-        raise DatasetError(
-            f"your set cannot be called {name!r}: take small letters, digits and -, no published set's name."
-        )
+        raise DatasetError(f"no set of yours can be {name!r}: take small letters, digits and -, no published set.")
     if table.exists():
         raise DatasetError(f"there is a set {name} already, whose folds stay: take another name, or remove {table}.")
     if not folder.is_dir():
@@ -120,6 +118,8 @@ def adopt(
         joined = [replace(record, group=audited.groups.get(record.id, record.group)) for record in records]
         dataset = LesionDataset(joined, name=name)
         folds = _folds(dataset, folder / SPLITS)
+    except re.error as error:
+        raise DatasetError(f"--group {group} is no regular expression ({error}).") from None
     except DatasetError:
         shutil.rmtree(table.with_suffix(""), ignore_errors=True)  # masks that were drawn
         raise
@@ -161,13 +161,10 @@ def load_adopted(table: Path, name: str | None = None) -> LesionDataset:
         records = []
         for row in rows.to_dict("records"):
             masks = tuple(table.parent / mask for mask in row["masks"].split("|") if mask)
-            records.append(
-                Record(row["id"], table.parent / row["image"], masks, row["label"], row["group"], table.stem)
-            )
+            image = table.parent / row["image"]
+            records.append(Record(row["id"], image, masks, row["label"], row["group"], table.stem))
     except (ValueError, KeyError) as error:
-        raise DatasetError(
-            f"{table} is no table of a set ({error}): correct it, or remove it and adopt again."
-        ) from None
+        raise DatasetError(f"{table} is no table of a set ({error}): remove it and adopt again.") from None
     return LesionDataset(records, name=name or table.stem, key=table.stem, folds=folds)
 
 
@@ -198,9 +195,7 @@ def _find(folder: Path, images: str | None, masks: str | None, target: Path) -> 
         if found := _outlines(file, folder, target):
             usable[f"polygons of {file.name}"] = found, Report()
     if len(usable) > 1:
-        raise DatasetError(
-            f"{folder} can be read in several ways ({'; '.join(usable)}): name folders with --images and --masks."
-        )
+        raise DatasetError(f"{folder} can be read as {', or as '.join(usable)}: choose with --images and --masks.")
     for layout, (found, report) in usable.items():
         return layout, found, report
     raise DatasetError(
@@ -254,15 +249,13 @@ def _outlines(file: Path, folder: Path, target: Path) -> list[_Found]:
                 raise ValueError(f"{path.name} has a run-length encoded mask")
             for points in (points for shape in shapes for points in shape["segmentation"]):
                 ImageDraw.Draw(mask).polygon(list(map(float, points)), fill=1)
-            if shapes:
-                with atomic_path(target / f"{path.stem}.png") as temporary:
-                    mask.save(temporary)
+            drawn = target / f"{path.stem}_{len(found)}.png"
+            with atomic_path(drawn) as temporary:
+                mask.save(temporary)
             kind = " + ".join(sorted({kinds.get(shape.get("category_id"), "") for shape in shapes}))
-            found.append(_Found(path.stem, path, (target / f"{path.stem}.png",) if shapes else (), kind))
+            found.append(_Found(path.stem, path, (drawn,) if shapes else (), kind))
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{file} does not hold COCO's polygons of these pictures ({error}): export it again."
-        ) from None
+        raise DatasetError(f"{file} does not fit the pictures as COCO's polygons ({error}): export it again.") from None
     return found
 
 
@@ -318,9 +311,7 @@ def _records(
             f'--label "{min(strange)}=benign" (or malignant, normal, unknown).'
         )
     if alone:
-        raise DatasetError(
-            f"--group {group} finds no patient in {len(alone)} names ({name_some(alone)}): put it in parentheses."
-        )
+        raise DatasetError(f"--group {group} finds no (patient) in {len(alone)} names: {name_some(alone)}.")
     if bare and without_mask is None:
         raise DatasetError(
             f"{folder}: {len(bare)} of {len(found)} images have no mask ({name_some(bare)}): say whether they are normal or left out, "
@@ -336,9 +327,8 @@ def _folds(dataset: LesionDataset, file: Path) -> np.ndarray:
         if (n := len(set(groups))) < 5:
             raise DatasetError(f"{dataset.name} has {n} groups of images; five folds need at least five.")
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class may have fewer images than folds
-            kinds = (
-                dataset.labels if max(Counter(dataset.labels).values()) >= 5 else folds
-            )  # scikit-learn asks for five
+            # scikit-learn asks for a class of five.
+            kinds = dataset.labels if max(Counter(dataset.labels).values()) >= 5 else folds
             splits = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(ids, kinds, groups)
             for fold, (_, test) in enumerate(splits, 1):
                 folds[test] = fold

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,21 +48,25 @@ def write_nnunet(dataset: LesionDataset, root: str | os.PathLike, *, number: int
         raise DatasetError(f"{home} exists, and nothing is overwritten: remove it, or take another number.")
     if odd := [id_ for id_ in dataset.ids.tolist() if re.search(r'[\\/:*?"<>|]', id_)]:
         raise DatasetError(f"{odd[0]!r} cannot be the name of a file: export one set at a time, as it was loaded.")
-    for part in ("imagesTr", "labelsTr"):
-        (home / part).mkdir(parents=True)
-    for index, record in enumerate(dataset):
-        image, mask = dataset.load_native(index)
-        Image.fromarray(image).save(home / "imagesTr" / f"{record.id}_0000.png")
-        Image.fromarray(mask.astype(np.uint8)).save(home / "labelsTr" / f"{record.id}.png")
-    about = {
-        "channel_names": {"0": "ultrasound"},
-        "labels": {"background": 0, "lesion": 1},
-        "numTraining": len(dataset),
-        "file_ending": ".png",
-    }
-    (home / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     folds, ids = dataset.folds(), dataset.ids
     splits = [{"train": ids[folds != k].tolist(), "val": ids[folds == k].tolist()} for k in range(1, folds.max() + 1)]
-    (home / SPLITS).write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
-    dataset.table()[["id", "label", "group"]].to_csv(home / "labels.csv", index=False)
+    about: dict[str, Any] = {
+        "channel_names": {"0": "ultrasound"},
+        "labels": {"background": 0, "lesion": 1},
+        "file_ending": ".png",
+    }
+    about |= {"numTraining": len(dataset)}
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=home.parent) as folder:
+        fresh = Path(folder, home.name)
+        for part in ("imagesTr", "labelsTr"):
+            (fresh / part).mkdir(parents=True)
+        for index, record in enumerate(dataset):
+            image, mask = dataset.load_native(index)
+            Image.fromarray(image).save(fresh / "imagesTr" / f"{record.id}_0000.png")
+            Image.fromarray(mask.astype(np.uint8)).save(fresh / "labelsTr" / f"{record.id}.png")
+        (fresh / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (fresh / SPLITS).write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
+        dataset.table()[["id", "label", "group"]].to_csv(fresh / "labels.csv", index=False)
+        fresh.rename(home)
     return home
