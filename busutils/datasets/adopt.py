@@ -227,7 +227,7 @@ def _outlines(file: Path, folder: Path, target: Path) -> list[_Found]:
     for path in folder.rglob("*"):
         if path.suffix.lower() in PICTURES:
             places[path.name].append(path)
-    found = []
+    found: list[_Found] = []
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
