@@ -9,10 +9,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from busutils import evaluation
+from busutils import benchmark, evaluation
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
@@ -30,8 +31,6 @@ WORKERS = FIGURES / "workers.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
 ENTRIES = ROOT / "benchmarks" / "entries"
-BUSI_FOLDS = ROOT / "busutils" / "datasets" / "folds" / "busi.csv"
-BENCHMARKS = ROOT / "benchmarks" / "README.md"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
 
 # Networks that saw one source only, and, for every set, the one that saw all others.
@@ -301,15 +300,38 @@ def shift_table() -> str:
 
 
 def entries_table() -> str:
-    """Methods that were entered from outside: masks alone, of all images of BUSI's fold 5 and no other."""
-    folds = pd.read_csv(BUSI_FOLDS)
-    expected = set(folds.loc[folds["fold"] == 5, "id"])
-    lines = [evaluation.ENTRY_HEAD]
-    for path in sorted(ENTRIES.glob("*.csv")):
-        table = pd.read_csv(path)
-        if set(table["target"]) != {"busi"} or sorted(table["id"]) != sorted(expected):
-            sys.exit(f"{path} does not hold each image of BUSI's fold 5 once: score it by the steps of {BENCHMARKS}")
-        lines.append(evaluation.entry_row(table, table["method"].iloc[0]))
+    """All methods on BUSI's fold 5, those of the package and those that were entered, best first; then what was entered."""
+    paths = sorted(ENTRIES.glob("*.csv"))
+    entries = [entry for entry in map(benchmark.check_entry, paths) if entry["target"].iloc[0] == "busi"]
+    ours = pd.read_csv(RESULTS)
+    ours = ours.assign(id=ours["id"].str.removeprefix("busi:"), group=ours["group"].str.removeprefix("busi:"))
+    ours = ours[(ours["target"] == "busi") & ours["id"].isin(entries[0]["id"])]
+    table = pd.concat([ours, *entries], ignore_index=True)
+    if (table.groupby("id")["mask_area"].agg(np.ptp) > 1e-6).any():
+        sys.exit("an entry was scored on other reference masks: score it by the steps of this page")
+    scores = ("dice", "iou", "hd95", "nsd")
+    summary = evaluation.summarise(table, "method", scores=scores).set_index("method")
+    lines = [
+        "| Rank | Method | Images | Dice | IoU | HD95, px | NSD | Missed | Specificity |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for rank in evaluation.rank_methods(table).itertuples():
+        row = summary.loc[rank.method]
+        digits = [(score, 1 if score == "hd95" else 3) for score in scores]
+        cells = [f"{row[s]:.{d}f} [{row[s + '_low']:.{d}f}, {row[s + '_high']:.{d}f}]" for s, d in digits]
+        span = f"{rank.rank_low}–{rank.rank_high}" if rank.rank_low < rank.rank_high else f"{rank.rank_low}"
+        name = rank.method.replace("|", "/")  # a bar would end its cell
+        lines.append(
+            f"| {span} | {name} | {row['n']:.0f} + {row['n_normal']:.0f} | {' | '.join(cells)} | {row['missed']:.1%} | "
+            f"{row['normal_specificity']:.1%} |"
+        )
+    lines.append("")
+    for path in paths:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        lines.append(
+            f"- [{path.name}](entries/{path.name}), {about['method']}: {about['code']}; trained on {about['trained_on']}; "
+            f"chosen: {about['chosen_on']}; trainings: {about['seeds']}; fold 5 scored: {about['scored']}."
+        )
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from busutils.evaluation import evaluate
 from busutils.models.segmenter import Segmenter
 from busutils.models.weights import weights_file
 
-__all__ = ["BenchmarkSpec", "SpecError", "run_benchmark"]
+__all__ = ["BenchmarkSpec", "SpecError", "check_entry", "run_benchmark"]
 
 BLOCK = 200  # images scored in one step, so that a slow method on a large set does not keep one worker busy alone
 _KINDS = (*models.METHODS, "weights")
@@ -71,7 +72,8 @@ class BenchmarkSpec:
         for name in ("sources", "targets", "seeds", "folds"):
             if not isinstance(getattr(self, name), list) or not getattr(self, name):
                 raise SpecError(f"{name} must be a list with at least one entry")
-        _check_folders([*self.sources, *self.targets])
+        if "folder" in _keys(" + ".join(map(str, [*self.sources, *self.targets]))):
+            raise SpecError("a folder of your own needs a name here: adopt it with 'busutils datasets adopt'")
         if not isinstance(self.methods, Mapping) or not self.methods:
             raise SpecError("methods must name at least one method")
         for name, method in self.methods.items():
@@ -114,20 +116,6 @@ class BenchmarkSpec:
             optional = ", ".join(sorted(known - required))
             raise SpecError(f"{path} must have the keys {', '.join(sorted(required))}, and may have only {optional}")
         return cls(**found)
-
-
-def _check_folders(names: list[str]) -> None:
-    """Refuse folders without a path, and two of one name: images of one would count as seen with the other."""
-    folders: dict[Any, Any] = {}
-    for part in " + ".join(map(str, names)).split(" + "):
-        key, options = datasets.parse_spec(part)
-        if key != "folder":
-            continue
-        name, where = options.get("name", "folder"), options.get("root")
-        if where is None:
-            raise SpecError("say which folder is meant, as in folder?root=/scans/clinic&name=clinic")
-        if folders.setdefault(name, where) != where:
-            raise SpecError(f"two folders are called {name}: give each a name, as in {part}&name=clinic")
 
 
 def _absolute(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,3 +308,75 @@ def _check_shared_cache(client: Any) -> None:
                 raise SpecError(
                     f"worker {worker} does not see {folder}: give all one BUSUTILS_CACHE_DIR that they share"
                 )
+
+
+# -- entries of others ---------------------------------------------------------------------------------------
+
+#: What the description of an entry must say; ``benchmarks/entries/schema.json`` explains each.
+ENTRY_FIELDS = ("method", "trained_on", "chosen_on", "code", "seeds", "scored")
+_ENTRY_COLUMNS = {
+    "id",
+    "label",
+    "group",
+    "dice",
+    "iou",
+    "hd95",
+    "nsd",
+    "mask_area",
+    "pred_area",
+    "method",
+    "target",
+    "fold",
+}
+
+
+def check_entry(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Check the scores of a method that somebody enters; no image is needed.
+
+    Parameters
+    ----------
+    path : path-like
+        CSV of ``busutils evaluate --fold 5 --out``; its description lies beside it, with the suffix ``.json``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The scores, one row an image.
+
+    Raises
+    ------
+    SpecError
+        If a column or a part of the description is missing, the images are not those of fold 5 of a set whose folds are
+        shipped, each once, or scores are impossible.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype={"id": str, "label": str, "group": str})
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        said = [name for name in ENTRY_FIELDS if about.get(name)]
+    except (OSError, ValueError, AttributeError) as error:
+        raise SpecError(f"an entry is a CSV and a description with the suffix .json beside it ({error})") from None
+    if missing := [*(_ENTRY_COLUMNS - set(table)), *(name for name in ENTRY_FIELDS if name not in said)]:
+        raise SpecError(f"{path} lacks {', '.join(sorted(missing))}: see benchmarks/entries/schema.json")
+    if (
+        table[["method", "target", "fold"]].drop_duplicates().shape[0] != 1
+        or table["method"].iloc[0] != about["method"]
+    ):
+        raise SpecError(f"{path} must hold one set and fold, and one method, which the description calls alike")
+    target, fold = table.loc[0, ["target", "fold"]]
+    folds = datasets.shipped_folds(str(target))
+    if folds is None or fold != 5:
+        raise SpecError(
+            f"{path} was scored on {target}, fold {fold}: score it on fold 5 of a set whose folds are shipped"
+        )
+    expected = folds.loc[folds["fold"] == 5, ["label", "group"]].sort_index()
+    rows = table.set_index("id").sort_index()
+    if rows.index.tolist() != expected.index.tolist() or not rows[["label", "group"]].eq(expected).all(axis=None):
+        raise SpecError(
+            f"{path} does not hold each of the {len(expected)} images of fold 5 once, with its label and group"
+        )
+    dice = rows["dice"].where(rows["mask_area"] + rows["pred_area"] > 0, 0.0)  # undefined where both masks are empty
+    possible = dice.between(0, 1) & np.isclose(rows["iou"].fillna(0), dice / (2 - dice), atol=1e-4)
+    if not possible.all():
+        raise SpecError(f"{path}: Dice and IoU of {rows.index[~possible][0]} contradict each other: do not edit scores")
+    return table

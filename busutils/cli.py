@@ -79,6 +79,11 @@ def _lessons_run(args: argparse.Namespace) -> int:
     return int(any(outcome.error for outcome in outcomes))
 
 
+def _lessons_copy(args: argparse.Namespace) -> None:
+    notebooks = lessons.copy(args.folder)
+    print(f"the lessons are in {notebooks}: open {notebooks / lessons.LESSONS[0]}.ipynb with 'jupyter lab'")
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from busutils import evaluation
 
@@ -100,7 +105,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     _print(pd.concat([whole, by_label])[shown])
     if n_normal := whole["n_normal"].item():
         print(f"\nspecificity on {n_normal} normal images: {whole['normal_specificity'].item():.1%}")
-    print(f"\nThe row for a table:\n{evaluation.ENTRY_HEAD}\n{evaluation.entry_row(table, method)}")
+
+
+def _files_of(place: str) -> list[str | Path]:
+    """The image files of a set that is named in place of a path."""
+    if os.path.exists(place):
+        return [place]
+    try:
+        datasets.card(datasets.parse_spec(place)[0])
+    except datasets.DatasetError:  # a pattern, or a path that is wrong
+        return [place]
+    return [record.image for record in datasets.load(place) if isinstance(record.image, Path)]
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -110,7 +125,8 @@ def _predict(args: argparse.Namespace) -> int:
     from busutils.models.runtimes import load, runtime_name
     from busutils.predict import find_images, predict_files
 
-    files = find_images(args.images, recursive=args.recursive, out=args.out)
+    images = [file for place in args.images for file in _files_of(place)]
+    files = find_images(images, recursive=args.recursive, out=args.out)
     segmenter = load(args.weights, args.runtime, streams=joblib.cpu_count())
     if name := runtime_name(segmenter):
         _say(f"busutils: {name} runs the network")
@@ -153,6 +169,14 @@ def _benchmark_run(args: argparse.Namespace) -> None:
     _print(evaluation.summarise(table, ["method", "source", "target"]))
 
 
+def _benchmark_check(args: argparse.Namespace) -> None:
+    from busutils import benchmark, evaluation
+
+    table = benchmark.check_entry(args.entry)
+    _print(evaluation.summarise(table, ["target", "method"], scores=("dice", "iou", "hd95", "nsd")))
+    print("the entry is complete")
+
+
 def _cluster(address: str | None) -> contextlib.AbstractContextManager[Any]:
     """A client of the Dask cluster at this address, or None to stay on this machine."""
     if address is None:
@@ -160,7 +184,7 @@ def _cluster(address: str | None) -> contextlib.AbstractContextManager[Any]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise MissingPackageError("a cluster needs Dask: pip install 'busutils[cluster]'") from error
+        raise MissingPackageError('a cluster needs Dask: pip install "busutils[cluster]"') from error
     return Client(address)
 
 
@@ -237,6 +261,27 @@ def _datasets_audit(args: argparse.Namespace) -> None:
         _print(kinds.rename_axis("finding").reset_index(name="images"))
 
 
+def _datasets_adopt(args: argparse.Namespace) -> None:
+    if odd := [pair for pair in args.label if "=" not in pair]:
+        raise CommandError(f"--label takes CLASS=LABEL, such as cyst=benign, got {odd[0]!r}")
+    classes = dict(pair.rsplit("=", 1) for pair in args.label)
+    told = {
+        option: getattr(args, option)
+        for option in ("root", "images", "masks", "labels", "group", "without_mask", "search")
+    }
+    data = datasets.adopt(args.folder, args.name, classes=classes, progress=True, **told)
+    table = data.table()
+    print(f"{len(data)} images, {table['n_masks'].sum()} masks, {table['group'].nunique()} groups, such as")
+    for record in data.records[:: -(-len(data) // 3)]:
+        masks = " + ".join(Path(str(mask)).name for mask in record.masks) or "no mask"
+        print(f"  {record.image}: {masks}; {record.label}, group {record.group}")
+    print(pd.crosstab(table["fold"], table["label"]).to_string())
+
+
+def _datasets_export(args: argparse.Namespace) -> None:
+    print(datasets.write_nnunet(datasets.load(args.name, root=args.root), args.out, number=args.number))
+
+
 def _datasets_split(args: argparse.Namespace) -> None:
     dataset = datasets.load(args.name, root=args.root)
     table = dataset.table()[["id", "label", "group", "fold"]]
@@ -286,6 +331,29 @@ def _parser() -> argparse.ArgumentParser:
     add = _command(group, "audit", _datasets_audit, "look for near-duplicates and other traps", _NAME, _ROOT)
     add("--out", metavar="CSV", help="one row a pair")
     add("--html", metavar="FILE", help="a page of pairs to look through")
+    add = _command(group, "adopt", _datasets_adopt, "make a set of a folder of your own", _ROOT)
+    add("folder", metavar="FOLDER", help="of images and masks, which stay where they are")
+    add("--name", required=True, help="what commands call the set: small letters, digits and -")
+    add("--images", metavar="DIR", help="folder of the images in FOLDER, where it has an unusual name")
+    add("--masks", metavar="DIR", help="folder of the masks")
+    add("--labels", metavar="CSV", help="columns id, label and group; default: labels.csv in FOLDER")
+    add(
+        "--group",
+        metavar="REGEX",
+        help="finds the patient in folder/name of an image, in parentheses, as in (p[0-9]+)_",
+    )
+    add(
+        "--label",
+        action="append",
+        default=[],
+        metavar="CLASS=LABEL",
+        help="what a class is: cyst=benign; * for all others",
+    )
+    add("--without-mask", choices=["normal", "skip"], help="images without a mask are normal, or left out")
+    add("--no-search", dest="search", action="store_false", help="do not look for near-duplicates")
+    add = _command(group, "export", _datasets_export, "write a set and its folds for nnU-Net", _NAME, _ROOT)
+    add("--out", required=True, metavar="DIR", help="nnU-Net's folder of raw data")
+    add("--number", type=int, default=501, help="nnU-Net's number of the set; default: 501")
     _command(group, "split", _datasets_split, "show the folds; groups stay whole", _NAME, _ROOT, _CSV)
 
     add = _command(top, "train", _train, "train a U-Net on all folds but one", _DATASET, _ROOT)
@@ -307,7 +375,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=256, help="side of the square; default: 256")
 
     add = _command(top, "predict", _predict, "write masks for image files", _SCHEDULER)
-    add("images", nargs="+", metavar="IMAGE", help="images, clips, DICOM files, folders, .txt lists of paths")
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="images, clips, DICOM files, folders, .txt lists of paths, or a set's name",
+    )
     add("--weights", required=True, metavar="NAME", help="a K-Means preset, shipped weights, or a file")
     add("--out", required=True, metavar="DIR", help="where results go")
     add("--overlay", action="store_true", help="also write images with the lesion's outline")
@@ -321,7 +394,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=1, metavar="N", help="processes on this machine")
     add("--out", metavar="CSV", help="one row an image and training")
 
+    add = _command(group, "check", _benchmark_check, "check an entry before you propose it")
+    add("entry", metavar="CSV", help="from evaluate --out, with its description beside it as .json")
+
     group = top.add_parser("lessons", help="run the lessons").add_subparsers(metavar="WHAT", required=True)
+    add = _command(group, "copy", _lessons_copy, "copy the lessons, to work with them")
+    add("folder", nargs="?", default=".", metavar="DIR", help="gets notebooks/ and figures/; default: here")
     add = _command(group, "run", _lessons_run, "execute lessons headless", *_LESSONS)
     add("--dataset", default="phantom", metavar="NAME", help="such as busi, or phantom?n=60")
     add("-p", dest="parameters", action="append", default=[], metavar="name=value")

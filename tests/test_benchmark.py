@@ -1,9 +1,11 @@
 """The matrix of methods, sources and targets: nothing leaks, and it is the same however it is computed."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -93,25 +95,17 @@ def test_what_chose_the_weights_of_kmeans_is_not_scored(tmp_path, own_cache, mon
     assert set(improved["source"]) == {"phantom?n=20&size=32"}
 
 
-def test_a_folder_of_ones_own_is_added_by_one_line(tmp_path, own_cache):
+def test_folders_of_ones_own_are_added_by_name(tmp_path, own_cache, monkeypatch):
+    monkeypatch.setenv("BUSUTILS_DATA_DIR", str(tmp_path / "data"))
     for name in ("mine", "yours"):
-        datasets.write_phantoms(datasets.load("phantom?n=3&size=32"), tmp_path / "made" / name)
-        folder = tmp_path / name
-        for kind in ("images", "masks"):
-            (folder / kind).mkdir(parents=True)
-        for index, made in enumerate(sorted((tmp_path / "made" / name).rglob("*[0-9]).png"))):
-            made.rename(folder / "images" / f"{index}.png")
-            made.with_name(f"{made.stem}_mask.png").rename(folder / "masks" / f"{index}.png")
-    text = 'methods: {constant: {kind: constant}}\nsources: ["phantom?n=20&size=32"]\nsize: 32\n'
-    targets = [f"folder?root={tmp_path / name}" for name in ("mine", "yours")]
-    with pytest.raises(benchmark.SpecError, match="two folders are called folder"):
-        read_spec(tmp_path, f"{text}targets: {targets}\n")
-    with pytest.raises(datasets.DatasetError, match="name=busi is that of a published set"):
-        datasets.load(f"{targets[0]}&name=busi")
-    targets[0] += "&name=mine"
-    table = benchmark.run_benchmark(read_spec(tmp_path, f"{text}targets: {targets}\n"))
-    assert table.groupby("target").size().to_dict() == dict.fromkeys(targets, 3)
-    assert set(table["id"][:3]) == {"mine:0", "mine:1", "mine:2"}
+        home = datasets.write_nnunet(datasets.load("phantom?n=5&size=32"), tmp_path / name)
+        (home / "labels.csv").unlink()
+        datasets.adopt(home, name, search=False)
+    text = "methods: {constant: {kind: constant}}\nsources: [mine]\nsize: 32\n"
+    table = benchmark.run_benchmark(read_spec(tmp_path, f"{text}targets: [mine, yours]\n"))
+    held_out = datasets.load("mine").split(5)[1].ids
+    assert set(table.loc[table["target"] == "mine", "id"]) == {f"mine:{id_}" for id_ in held_out}
+    assert (table["target"] == "yours").sum() == 5
     assert table["id"].is_unique  # equal file names in two folders are different images
 
 
@@ -270,7 +264,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(spec, tmp_path, monk
         (("preset: textbook", "colour: red"), "method textbook: .*colour"),
         (("folds:", "fold:"), "may have only folds, seeds, size"),
         (("targets:", "#"), "must have the keys .*targets"),
-        (('targets: ["', 'targets: ["folder", "'), "say which folder is meant"),
+        (('targets: ["', 'targets: ["folder", "'), "a folder of your own needs a name here: adopt it"),
         (("folds: [5, 1]", "folds: []"), "folds must be a list with at least one entry"),
         (
             ("kind: constant", "kind: unet, tta: turned"),
@@ -310,3 +304,57 @@ def test_a_description_made_in_code_is_checked_like_one_of_a_file():
 def test_a_missing_description_is_named(tmp_path):
     with pytest.raises(benchmark.SpecError, match=r"none\.yaml"):
         benchmark.BenchmarkSpec.read(tmp_path / "none.yaml")
+
+
+ENTRIES = Path(__file__).parents[1] / "benchmarks" / "entries"
+
+
+def entry(tmp_path, change_table=lambda table: table, **about):
+    table = change_table(pd.read_csv(ENTRIES / "monai.csv"))
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    described = json.loads((ENTRIES / "monai.json").read_text(encoding="utf-8")) | about
+    (tmp_path / "mine.json").write_text(json.dumps(described), encoding="utf-8")
+    return tmp_path / "mine.csv"
+
+
+def test_an_entry_is_checked_without_images(tmp_path, capsys):
+    assert len(benchmark.check_entry(entry(tmp_path))) == 156
+    assert cli.main(["benchmark", "check", str(tmp_path / "mine.csv")]) == 0
+    assert "the entry is complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "about", "words"),
+    [
+        (lambda t: t.drop(columns=["dice", "nsd"]), {}, "lacks dice, nsd: see"),
+        (lambda t: t, {"seeds": None, "code": ""}, "lacks code, seeds: see"),
+        (lambda t: t, {"method": "another"}, "one method, which the description calls alike"),
+        (lambda t: t.iloc[1:], {}, "does not hold each of the 156 images of fold 5 once"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), {}, "does not hold each of the 156 images"),
+        (lambda t: t.assign(group="a"), {}, "with its label and group"),
+        (lambda t: t.assign(fold=4), {}, "was scored on busi, fold 4"),
+        (lambda t: t.assign(target="udiat"), {}, "was scored on udiat, fold 5"),
+        (lambda t: t.assign(dice=t["dice"] + 0.01), {}, r"Dice and IoU of benign \(1\) contradict each other"),
+        (lambda t: t.assign(dice=1.2, iou=1.5), {}, "contradict each other"),
+    ],
+)
+def test_an_entry_that_is_incomplete_or_impossible_is_refused(tmp_path, change, about, words):
+    with pytest.raises(benchmark.SpecError, match=words):
+        benchmark.check_entry(entry(tmp_path, change, **about))
+
+
+def test_an_entry_has_a_description(tmp_path):
+    entry(tmp_path).with_suffix(".json").unlink()
+    with pytest.raises(benchmark.SpecError, match="a description with the suffix"):
+        benchmark.check_entry(tmp_path / "mine.csv")
+
+
+def test_descriptions_fit_their_schema():
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ENTRIES / "schema.json").read_text(encoding="utf-8"))
+    assert tuple(schema["required"]) == tuple(schema["properties"]) == benchmark.ENTRY_FIELDS
+    tables = sorted(ENTRIES.glob("*.csv"))
+    assert tables
+    for path in tables:
+        jsonschema.validate(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")), schema)
+        benchmark.check_entry(path)

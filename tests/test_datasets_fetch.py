@@ -176,7 +176,7 @@ def test_kaggle_is_a_mirror(server, offer, tmp_path, monkeypatch, client):
             assert len(datasets.load("stu", tmp_path / "data")) == 4
         assert (tmp_path / "kaggle" / "Hospital").is_dir(), "Kaggle's own copy stays"
         return
-    said = {"missing": r"pip install 'busutils\[kaggle\]'", "refuses": "kaggle:someone/stu: no such set"}[client]
+    said = {"missing": r'pip install "busutils\[kaggle\]"', "refuses": "kaggle:someone/stu: no such set"}[client]
     with pytest.raises(DatasetError, match=rf"404.*{said}.*By hand"):
         datasets.fetch("stu", tmp_path / "data", progress=False)
     assert not (tmp_path / "data" / "Hospital").exists() and not left_behind(tmp_path / "data")

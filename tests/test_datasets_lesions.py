@@ -308,6 +308,8 @@ def test_names_and_paths_in_a_description_stay_text(tmp_path):
     assert datasets.load("phantom?n=4&size=64&name=mine").name == "mine"
     with pytest.raises(DatasetError, match="name= is empty"):
         datasets.load(f"folder?root={root}&name=")
+    with pytest.raises(DatasetError, match="name=busi is that of a published set"):
+        datasets.load(f"folder?root={root}&name=busi")
 
 
 def test_a_folder_is_checked_as_it_is_loaded(tmp_path):

@@ -98,17 +98,6 @@ def test_masks_of_any_program_are_scored(phantoms, tmp_path, options):
     assert (table.loc[table["label"] == "normal", "pred_area"] == 0).all()
 
 
-def test_the_row_of_a_table_says_what_the_summary_says(phantoms):
-    table = evaluation.evaluate(Nothing(), phantoms)
-    row = evaluation.entry_row(table, "a|b")
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert len(cells) == evaluation.ENTRY_HEAD.split("\n")[0].count("|") - 1
-    n_lesions = int((table["mask_area"] > 0).sum())
-    assert cells[:3] == ["a/b", f"{n_lesions} + {len(table) - n_lesions}", "0.000 [0.000, 0.000]"]
-    assert cells[-2:] == ["100.0%", "100.0%"]
-    assert evaluation.entry_row(table[table["mask_area"] > 0], "m").endswith("% |  |")
-
-
 def test_a_folder_that_leaves_images_out_is_refused(phantoms, tmp_path):
     with pytest.raises(evaluation.EvaluationError, match="no folder"):
         evaluation.evaluate_masks(tmp_path / "nowhere", phantoms)

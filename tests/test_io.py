@@ -171,7 +171,7 @@ def test_dicom_without_pydicom_is_one_sentence(written, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(DatasetError, match=r"pip install 'busutils\[dicom\]'"):
+    with pytest.raises(DatasetError, match=r'pip install "busutils\[dicom\]"'):
         list(read_images(written("a.dcm", spoiled.dicom())))
 
 

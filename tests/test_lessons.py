@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from busutils import datasets, evaluation, lessons, models
+from busutils.errors import BusutilsError
 from busutils.lessons import checks
 from busutils.lessons.notebook import FIGURES_VARIABLE, RESULTS_VARIABLE
 from busutils.lessons.run import find_notebooks, plan, strip
@@ -147,6 +148,26 @@ def test_figures_are_published_on_request_only(tmp_path, monkeypatch):
 def test_lessons_are_not_found_in_an_empty_folder(tmp_path):
     with pytest.raises(lessons.LessonError, match="not in"):
         find_notebooks(tmp_path)
+
+
+def test_lessons_are_copied_once_and_run_from_their_copy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lessons.copy() == Path("notebooks")
+    assert (tmp_path / "notebooks" / "solutions" / f"{lessons.LESSONS[3]}.ipynb").is_file()
+    assert (tmp_path / "figures" / "matrix.csv").is_file()
+    for place in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(place)
+        assert find_notebooks() == tmp_path / "notebooks"
+    with pytest.raises(lessons.LessonError, match="nothing is overwritten"):
+        lessons.copy(tmp_path)
+    with pytest.raises(lessons.LessonError, match="busutils lessons copy"):
+        find_notebooks(tmp_path / "figures")
+
+
+def test_a_missing_runner_is_named_with_its_command(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BusutilsError, match=r'pip install "busutils\[lessons\]"'):
+        lessons.run(["00"], out=tmp_path / "out", notebooks=folder)
 
 
 def test_the_anatomy_check_finds_what_is_wrong(tmp_path, monkeypatch):

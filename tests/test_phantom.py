@@ -335,42 +335,6 @@ def test_mixed_scanners_take_turns():
     assert set(load_phantoms(n=6, scanner="mixed").table()["scanner"]) == set(phantom.MIXED)
 
 
-# A small set lacks most of BUSI's files; the reader says so.
-@pytest.mark.filterwarnings("ignore::busutils.datasets.DatasetWarning")
-def test_written_set_reads_as_busi(tmp_path):
-    dataset = load_phantoms(n=9, size=64, seed=2)
-    folder = datasets.write_phantoms(dataset, tmp_path)
-    assert folder == tmp_path / "Dataset_BUSI_with_GT"
-    assert (folder / "benign" / "benign (1).png").is_file() and (folder / "benign" / "benign (1)_mask.png").is_file()
-    read = datasets.load("busi", root=tmp_path)
-    assert sorted(read.labels) == sorted(dataset.labels)
-    images, masks = dataset.load_arrays(64, use_cache=False)
-    first = int(np.flatnonzero(dataset.labels == "malignant")[0])
-    place = list(read.ids).index("malignant (1)")
-    image, mask = read.load_native(place)
-    assert np.array_equal(image, images[first]) and np.array_equal(mask, masks[first])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["Dataset_BUSI_with_GT", "phantoms.csv"]
-
-
-def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    dataset = load_phantoms(n=3, size=32)
-    calls = []
-
-    def fail(self, index):
-        calls.append(index)
-        if index == 2:
-            raise RuntimeError("disk full")
-        return np.zeros((32, 32), np.uint8), np.zeros((32, 32), bool)
-
-    monkeypatch.setattr(type(dataset), "load_native", fail)
-    with pytest.raises(RuntimeError):
-        datasets.write_phantoms(dataset, tmp_path)
-    assert calls == [0, 1, 2] and list(tmp_path.iterdir()) == []
-    (tmp_path / "Dataset_BUSI_with_GT").mkdir()
-    with pytest.raises(ValueError, match="there already"):
-        datasets.write_phantoms(dataset, tmp_path)
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

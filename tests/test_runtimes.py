@@ -148,9 +148,9 @@ def test_runtimes_are_refused_in_one_sentence(tmp_path, discs, monkeypatch):
     with pytest.raises(models.WeightsError, match="kmeans-best"):
         models.load("nothing")
     monkeypatch.setattr(runtimes, "_installed", lambda *_: False)
-    with pytest.raises(models.RuntimeNotAvailable, match=r"pip install 'busutils\[export\]'"):
+    with pytest.raises(models.RuntimeNotAvailable, match=r'pip install "busutils\[export\]"'):
         models.load("busi-light", "onnx")
-    with pytest.raises(models.RuntimeNotAvailable, match=r"pip install 'busutils\[tf\]'"):
+    with pytest.raises(models.RuntimeNotAvailable, match=r'pip install "busutils\[tf\]"'):
         models.load("busi-light")
 
 

@@ -6,6 +6,7 @@ The pictures are drawn from random numbers: no pixel of a real image is used.
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.io
 from PIL import Image
+from scipy import ndimage
 
 
 def picture(shape=(48, 64), seed=0) -> np.ndarray:
@@ -250,6 +252,21 @@ def folder(root: Path, *, flat=False, labels=True) -> Path:
         save(root / "x0_mask_1.png", blob(centre=(0.1, 0.1), radius=0.1))
     if labels:
         (root / "labels.csv").write_text("id,label,group\nx0.png,benign,p1\nx1,malignant,p1\nx2,Benign,p2\n")
+    return root
+
+
+def as_busi(dataset, root: Path) -> Path:
+    """Any set in BUSI's layout: a mask file for each lesion of an image, and black ones."""
+    count = Counter()
+    for index, record in enumerate(dataset):
+        count[record.label] += 1
+        stem = root / "Dataset_BUSI_with_GT" / record.label / f"{record.label} ({count[record.label]})"
+        image, mask = dataset.load_native(index)
+        save(stem.with_name(f"{stem.name}.png"), image)
+        parts, found = ndimage.label(mask)
+        for number in range(1, max(found, 1) + 1):
+            suffix = "_mask.png" if number == 1 else f"_mask_{number - 1}.png"
+            save(stem.with_name(f"{stem.name}{suffix}"), parts == number)
     return root
 
 

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MAX_WHEEL_BYTES = 25_000_000
 ELSEWHERE = (".ci/", ".github/", ".gitignore", ".pre-commit-config.yaml", "web/")  # of use in a checkout only
 
 
@@ -25,9 +26,16 @@ def find_faults(folder: Path, tag: str, tracked: list[str]) -> list[str]:
     faults = [
         f"{path.name} is not of version {version}" for path in (*wheels, *sources) if f"-{version}" not in path.name
     ]
+    if wheels[0].stat().st_size > MAX_WHEEL_BYTES:
+        faults.append(f"{wheels[0].name} is larger than {MAX_WHEEL_BYTES:,} bytes")
     with zipfile.ZipFile(wheels[0]) as wheel:
         held = set(wheel.namelist())
     wanted = [name for name in tracked if name.startswith("busutils/")]
+    wanted += [
+        f"busutils/lessons/files/{name}"
+        for name in tracked
+        if name.startswith("notebooks/") and name.endswith(".ipynb")
+    ]
     faults += [f"the wheel lacks {name}" for name in wanted if name not in held]
     with tarfile.open(sources[0]) as source:
         held = {name.partition("/")[2] for name in source.getnames()}

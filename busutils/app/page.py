@@ -118,7 +118,7 @@ def build(segmenter: Segmenter, *, name: str = "U-Net") -> Any:
     try:
         import gradio as gr
     except ImportError as error:
-        raise MissingPackageError("the page needs Gradio: pip install 'busutils[app]'") from error
+        raise MissingPackageError('the page needs Gradio: pip install "busutils[app]"') from error
 
     compared = methods(segmenter)
     records = list(datasets.load("phantom", n=6, seed=2026))

@@ -5,6 +5,7 @@
 4
 """
 
+from busutils.datasets.adopt import adopt
 from busutils.datasets.audit import AuditReport, audit
 from busutils.datasets.cache import cache_dir, cache_info
 from busutils.datasets.catalogue import CARDS, Card, card
@@ -12,7 +13,8 @@ from busutils.datasets.fetch import fetch
 from busutils.datasets.inspection import catalogue_table, check, info
 from busutils.datasets.lesions import LABELS, LesionDataset, Record, concatenate
 from busutils.datasets.loading import load, parse_spec
-from busutils.datasets.phantoms import load_phantoms, write_phantoms
+from busutils.datasets.nnunet import write_nnunet
+from busutils.datasets.phantoms import load_phantoms
 from busutils.datasets.splits import LeakError, check_no_leak, shipped_folds
 from busutils.io import (
     DatasetError,
@@ -34,6 +36,7 @@ __all__ = [
     "LeakError",
     "LesionDataset",
     "Record",
+    "adopt",
     "audit",
     "cache_dir",
     "cache_info",
@@ -53,5 +56,5 @@ __all__ = [
     "resize_map",
     "resize_mask",
     "shipped_folds",
-    "write_phantoms",
+    "write_nnunet",
 ]

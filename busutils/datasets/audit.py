@@ -13,7 +13,6 @@ import base64
 import functools
 import html
 import io
-import itertools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -216,27 +215,6 @@ class AuditReport:
     def problems(self) -> pd.DataFrame:
         """Rows of ``images`` with a finding."""
         return self.images[self.images["findings"] != ""].reset_index(drop=True)
-
-    def against(self, published: pd.DataFrame) -> dict[str, float]:
-        """Compare with a list of groups.
-
-        Parameters
-        ----------
-        published : DataFrame
-            Columns id and group.
-
-        Returns
-        -------
-        dict
-            published (pairs of the list), found (of these), recall, beyond (pairs that the list does not hold).
-        """
-        listed = {
-            frozenset(pair) for _, ids in published.groupby("group")["id"] for pair in itertools.combinations(ids, 2)
-        }
-        own = {frozenset(pair) for pair in zip(self.pairs["id_a"], self.pairs["id_b"], strict=True)}
-        found = len(own & listed)
-        recall = found / max(len(listed), 1)
-        return {"published": len(listed), "found": found, "recall": recall, "beyond": len(own - listed)}
 
     def write_csv(self, path: str | os.PathLike) -> Path:
         """Write the pairs as CSV, and what was found in single images as a second CSV beside it.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
+
+import platformdirs
 
 from busutils.io import DatasetError
 
@@ -139,13 +143,44 @@ def _read_cards() -> dict[str, Card]:
 CARDS: dict[str, Card] = _read_cards()
 
 
-def card(key: str) -> Card:
+def data_dir() -> Path:
+    """Folder that sets are fetched into: ``BUSUTILS_DATA_DIR``, or the system's folder for user data.
+
+    Returns
+    -------
+    Path
+    """
+    chosen = os.environ.get("BUSUTILS_DATA_DIR")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("busutils"))
+
+
+def adopted_table(name: str, root: str | os.PathLike | None = None) -> Path:
+    """File of a set of one's own, see :func:`busutils.datasets.adopt`.
+
+    Parameters
+    ----------
+    name : str
+        Under which it was adopted; a pattern finds several.
+    root : path, optional
+        Data folder; by default :func:`data_dir`.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+    """
+    return (Path(root).expanduser() if root else data_dir()) / "adopted" / f"{name}.csv"
+
+
+def card(key: str, root: str | os.PathLike | None = None) -> Card:
     """Find the card of a set.
 
     Parameters
     ----------
     key : str
-        Key of the catalogue; case does not matter, ``_`` counts as ``-``.
+        Key of the catalogue, or name of an adopted set; case does not matter, ``_`` counts as ``-``.
+    root : path, optional
+        Data folder of adopted sets.
 
     Returns
     -------
@@ -162,6 +197,10 @@ def card(key: str) -> Card:
     780
     """
     name = str(key).strip().lower().replace("_", "-")
+    if name not in CARDS and adopted_table(name, root).is_file():
+        return Card(
+            name, "images of your own", "yours to know", "as adopted", f"as listed in {adopted_table(name, root)}"
+        )
     if name not in CARDS:
         near = difflib.get_close_matches(name, CARDS, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""

@@ -14,10 +14,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
 
 import filelock
-import platformdirs
 import pooch
 
-from busutils.datasets.catalogue import Card, Download, card
+from busutils.datasets.catalogue import Card, Download, card, data_dir
 from busutils.io import DatasetError
 
 log = logging.getLogger(__name__)
@@ -29,17 +28,6 @@ MAX_RATIO = 200
 
 _RETRIES = 2  # of one address before the next mirror
 _TIMEOUT_S = 30
-
-
-def data_dir() -> Path:
-    """Folder that sets are fetched into: ``BUSUTILS_DATA_DIR``, or the system's folder for user data.
-
-    Returns
-    -------
-    Path
-    """
-    chosen = os.environ.get("BUSUTILS_DATA_DIR")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("busutils"))
 
 
 def fetch(
@@ -136,7 +124,7 @@ def _download(about: Card, download: Download, folder: Path, progress: bool) -> 
             file.unlink()
             reasons.append(f"{url}: it is no zip archive")
         except ImportError:
-            reasons.append(f"{url}: Kaggle's client is missing; install it with: pip install 'busutils[kaggle]'")
+            reasons.append(f'{url}: the client of Kaggle is missing: pip install "busutils[kaggle]"')
         except Exception as err:  # requests and kagglehub raise errors of many kinds
             reasons.append(f"{url}: {err}")
         log.warning("%s", reasons[-1])

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from busutils.datasets import splits
-from busutils.datasets.catalogue import CARDS, card
+from busutils.datasets.catalogue import CARDS, adopted_table, card
 from busutils.datasets.lesions import LABELS, Record, looks_inverted, read_record
 from busutils.datasets.loading import open_set
 from busutils.datasets.reports import Problem, Report
@@ -80,7 +80,8 @@ def catalogue_table() -> pd.DataFrame:
     DataFrame
     """
     rows = []
-    for about in CARDS.values():
+    own = sorted(adopted_table("").parent.glob("*.csv"))
+    for about in [*CARDS.values(), *(card(table.stem) for table in own)]:
         how = "fetch" if about.downloads else "by hand" if about.manual else "built in" if not about.counts else ""
         rows.append(
             {
@@ -119,7 +120,7 @@ def check(key: str, root: str | os.PathLike | None = None, **options: Any) -> Ch
     """
     report = Report(strict=False)
     dataset, folder = open_set(key, report, root=root, **options)
-    records, about = dataset.records, card(key.partition("?")[0])
+    records, about = dataset.records, card(key.partition("?")[0], root)
 
     same: dict[str, list[Record]] = {}
     n_lesions = 0

@@ -142,6 +142,8 @@ class LesionDataset:
         Key of the catalogue, by which shipped folds are found; ``name`` when left out.
     warnings : iterable of str
         What the reader had to say about the set.
+    folds : (N,) int ndarray, optional
+        Fold of every record, where it is not found by key and group, see :meth:`folds`.
 
     Raises
     ------
@@ -158,7 +160,13 @@ class LesionDataset:
     """
 
     def __init__(
-        self, records: Iterable[Record], *, name: str, key: str | None = None, warnings: Iterable[str] = ()
+        self,
+        records: Iterable[Record],
+        *,
+        name: str,
+        key: str | None = None,
+        warnings: Iterable[str] = (),
+        folds: np.ndarray | None = None,
     ) -> None:
         self.records: tuple[Record, ...] = tuple(records)
         self.name = name
@@ -167,7 +175,7 @@ class LesionDataset:
         # The set that this one was taken from, and the positions of its records there.
         self._whole: LesionDataset = self
         self._index = np.arange(len(self.records))
-        self._folds: np.ndarray | None = None
+        self._folds = folds
         twice = [id_ for id_, count in Counter(record.id for record in self.records).items() if count > 1]
         if twice:
             raise DatasetError(
@@ -245,9 +253,9 @@ class LesionDataset:
                 raise KeyError(f"{self.name} has no image {missing[0]!r} ({len(missing)} ids not found).")
             index = np.array([place[id_] for id_ in chosen.tolist()])
         records = [self.records[i] for i in index]
-        part = LesionDataset(records, name=name or self.name, key=self.key, warnings=self.warnings)
+        folds = None if self._folds is None else self._folds[index]
+        part = LesionDataset(records, name=name or self.name, key=self.key, warnings=self.warnings, folds=folds)
         part._whole, part._index = self._whole, self._index[index]
-        part._folds = None if self._folds is None else self._folds[index]
         return part
 
     def lesions(self) -> LesionDataset:
@@ -394,7 +402,7 @@ class LesionDataset:
     def folds(self) -> np.ndarray:
         """Fold number of every record, 1 to 5; a group is never in two folds.
 
-        Where ``folds/<key>.csv`` is shipped the numbers come from there, by id (fold 5 is the one that shipped weights
+        An adopted set has its own. Where ``folds/<key>.csv`` is shipped the numbers come from there, by id (fold 5 is the one that shipped weights
         never saw); else from the name of the group alone (:func:`busutils.datasets.fold_of_group`), so that a set that
         grows keeps the folds it has.
 
@@ -483,7 +491,5 @@ def concatenate(*datasets: LesionDataset, name: str | None = None) -> LesionData
         for record in part
     ]
     warnings = [warning for part in datasets for warning in part.warnings]
-    joined = LesionDataset(records, name=name or "+".join(part.name for part in datasets), warnings=warnings)
-    if datasets:
-        joined._folds = np.concatenate([part.folds() for part in datasets])
-    return joined
+    folds = np.concatenate([part.folds() for part in datasets]) if datasets else None
+    return LesionDataset(records, name=name or "+".join(part.name for part in datasets), warnings=warnings, folds=folds)

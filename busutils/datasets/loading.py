@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from busutils.datasets import readers
-from busutils.datasets.catalogue import CARDS, card
-from busutils.datasets.fetch import data_dir
+from busutils.datasets.adopt import load_adopted
+from busutils.datasets.catalogue import CARDS, adopted_table, card, data_dir
 from busutils.datasets.lesions import LesionDataset
 from busutils.datasets.phantoms import load_phantoms
 from busutils.datasets.reports import Report
@@ -164,9 +164,9 @@ def open_set(key: str, report: Report, **options: Any) -> tuple[LesionDataset, P
         As :func:`load`.
     """
     name, in_key = parse_spec(key)
-    about = card(name)
     options = {**in_key, **{option: value for option, value in options.items() if value is not None}}
     root, called = options.pop("root", None), options.pop("name", None)
+    about = card(name, root)
     if called is not None and not str(called).strip():
         raise DatasetError("name= is empty: give the set a name, or leave the option out.")
     if about.key == "phantom":
@@ -174,6 +174,10 @@ def open_set(key: str, report: Report, **options: Any) -> tuple[LesionDataset, P
         dataset, folder = load_phantoms(**options), Path()
         dataset.name = str(called or dataset.name)
         return dataset, folder
+    if about.key not in CARDS:
+        _check_options(name, load_adopted, options, ("table", "name"))
+        table = adopted_table(about.key, root)
+        return load_adopted(table, str(called or name)), table
     if about.key == "folder" and called in CARDS and called != "folder":
         raise DatasetError(f"name={called} is that of a published set: call your folder something else.")
     called = str(called or name)

@@ -1,22 +1,15 @@
-"""Sets of simulated images, and how they are written as files."""
+"""Sets of simulated images."""
 
 from __future__ import annotations
 
 import functools
-import os
-import tempfile
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from scipy import ndimage
 
 from busutils import phantom
 from busutils.datasets.lesions import LesionDataset, Record
-from busutils.errors import BusutilsError
 from busutils.phantom.simulator import check_count, check_options, check_share
 
 
@@ -140,57 +133,3 @@ def load_phantoms(
             )
         )
     return LesionDataset(records, name="phantom" if name == "clinic" else f"phantom-{name}", key="phantom")
-
-
-def write_phantoms(dataset: LesionDataset, out: str | os.PathLike) -> Path:
-    """Write a set in BUSI's folder layout: ``Dataset_BUSI_with_GT/benign/benign (1).png``, ``benign
-    (1)_mask.png``, …
-
-    Every lesion of an image gets a mask file of its own (``_mask.png``, ``_mask_1.png``, …) and normal images
-    a black one, as in BUSI. ``phantoms.csv`` beside the folder says which file is which phantom. The folder
-    appears when it is complete.
-
-    Parameters
-    ----------
-    dataset : LesionDataset
-        Any set, such as ``load_phantoms(n=20)``.
-    out : path
-        Folder that will hold ``Dataset_BUSI_with_GT``.
-
-    Returns
-    -------
-    Path
-        The folder ``Dataset_BUSI_with_GT``.
-
-    Raises
-    ------
-    ValueError
-        If that folder is there already.
-    """
-    out = Path(out)
-    target = out / "Dataset_BUSI_with_GT"
-    if target.exists():
-        raise BusutilsError(f"{target} is there already: give another folder or remove it")
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".phantoms-", dir=out) as folder:
-        fresh = Path(folder)
-        count: Counter[str] = Counter()
-        files = []
-        for position, record in enumerate(dataset):
-            count[record.label] += 1
-            stem = f"{record.label} ({count[record.label]})"
-            place = fresh / target.name / record.label
-            place.mkdir(parents=True, exist_ok=True)
-            image, mask = dataset.load_native(position)
-            Image.fromarray(image).save(place / f"{stem}.png")
-            parts, found = ndimage.label(mask)
-            for number in range(1, max(found, 1) + 1):
-                suffix = "_mask.png" if number == 1 else f"_mask_{number - 1}.png"
-                Image.fromarray(np.uint8(255) * (parts == number)).save(place / f"{stem}{suffix}")
-            files.append(f"{record.label}/{stem}.png")
-        table = dataset.table()
-        table.insert(0, "file", files)
-        table.to_csv(fresh / "phantoms.csv", index=False)
-        os.replace(fresh / "phantoms.csv", out / "phantoms.csv")
-        os.replace(fresh / target.name, target)
-    return target

@@ -331,21 +331,59 @@ def read_folder(
     """
     home = root / images if (root / images).is_dir() else root
     drawn = root / masks if (root / masks).is_dir() else home
-    files, pool = _by_stem(home), _by_stem(drawn)
-    if not files:
+    own = pair_files(home, drawn, report)
+    if not own:
         raise DatasetError(
             f"{root} holds no picture (folders below {images}/ are not read): put images into {images}/ and masks of the same "
             f"name into {masks}/, or name other folders with images= and masks=."
         )
+    rows = rows_of_folder(root / labels, list(own), report)
+    records = []
+    for stem, (file, found) in own.items():
+        row = rows.get(stem, {})
+        label = row.get("label", "").lower() or "unknown"
+        if label not in LABELS:
+            raise DatasetError(f"{root / labels}: label {label!r} of {stem} is none of {', '.join(LABELS)}.")
+        if found or label == "normal":
+            records.append(Record(stem, file, found, label, row.get("group") or stem, card.key))
+        else:
+            where = f"put one of the same name into {masks}/, or {stem}_mask.png beside it."
+            report.fail(f"{file} has no mask: {where}")
+    return records
+
+
+def pair_files(home: Path, drawn: Path, report: Report) -> dict[str, tuple[Path, tuple[Path, ...]]]:
+    """Images of a folder by name, each with its masks in another folder or beside it.
+
+    Parameters
+    ----------
+    home, drawn : Path
+        Folders of the images and of the masks; they may be the same.
+    report : Report
+        Gets masks without an image, and pictures of subfolders: they are left out.
+
+    Returns
+    -------
+    dict of str to (Path, tuple of Path)
+        Empty where there is no picture.
+
+    Raises
+    ------
+    DatasetError
+        If two files have one name.
+    """
+    files, pool = _by_stem(home), _by_stem(drawn)
+    if not files:
+        return {}
     for folder in sorted({*home.iterdir(), *drawn.iterdir()} - {home, drawn}):
         if n := len(pictures(folder)):
             report.warn(f"{folder}: {n} pictures of a subfolder are left out.")
     own = {}
     for stem in files:
-        names = [] if drawn == home else [stem]
+        names = [] if drawn == home else [stem, stem.removesuffix("_0000")]  # nnU-Net numbers the channels of an image
         for form in _MASK_FORMS:
             names += [form.format(stem), *(f"{form.format(stem)}_{number}" for number in range(1, 10))]
-        own[stem] = tuple(pool[name] for name in names if name in pool)
+        own[stem] = tuple(pool[name] for name in dict.fromkeys(names) if name in pool)
     taken = {mask for found in own.values() for mask in found}
     alone = [
         file
@@ -354,23 +392,10 @@ def read_folder(
     ]
     if alone:
         report.warn(f"{len(alone)} masks without their image are left out: {name_some(file.name for file in alone)}.")
-    files = {stem: file for stem, file in files.items() if file not in taken and file not in alone}
-    rows = _rows_of_folder(root / labels, list(files), report)
-    records = []
-    for stem, file in files.items():
-        row = rows.get(stem, {})
-        label = row.get("label", "").lower() or "unknown"
-        if label not in LABELS:
-            raise DatasetError(f"{root / labels}: label {label!r} of {stem} is none of {', '.join(LABELS)}.")
-        if own[stem] or label == "normal":
-            records.append(Record(stem, file, own[stem], label, row.get("group") or stem, card.key))
-        else:
-            where = f"put one of the same name into {masks}/, or {stem}_mask.png beside it."
-            report.fail(f"{file} has no mask: {where}")
-    return records
+    return {stem: (file, own[stem]) for stem, file in files.items() if file not in taken and file not in alone}
 
 
-def _rows_of_folder(table: Path, ids: list[str], report: Report) -> dict[str, dict[str, str]]:
+def rows_of_folder(table: Path, ids: list[str], report: Report) -> dict[str, dict[str, str]]:
     """Rows of ``labels.csv`` by id; a table with groups must give every image its group."""
     rows = read_labels(table, ids)
     if any("group" in row for row in rows.values()):

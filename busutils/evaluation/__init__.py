@@ -8,12 +8,10 @@ from busutils.evaluation.calibration import (
     with_temperature,
 )
 from busutils.evaluation.evaluate import (
-    ENTRY_HEAD,
     SIZE_BANDS,
     EvaluationError,
     add_size_band,
     compare_methods,
-    entry_row,
     evaluate,
     evaluate_masks,
     score_masks,
@@ -23,7 +21,6 @@ from busutils.evaluation.ranking import compare_all, holm, paired_difference, ra
 from busutils.evaluation.statistics import Comparison, Interval, bootstrap_mean, compare
 
 __all__ = [
-    "ENTRY_HEAD",
     "SIZE_BANDS",
     "Comparison",
     "EvaluationError",
@@ -34,7 +31,6 @@ __all__ = [
     "compare_all",
     "compare_methods",
     "contour_band",
-    "entry_row",
     "evaluate",
     "evaluate_masks",
     "expected_calibration_error",

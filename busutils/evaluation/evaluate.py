@@ -16,8 +16,6 @@ from busutils.evaluation.statistics import bootstrap_mean
 from busutils.io import DatasetError, read_image, read_mask, resize_mask
 from busutils.models.segmenter import Segmenter
 
-#: Head of the Markdown table that :func:`entry_row` writes a row of.
-ENTRY_HEAD = "| Method | Images | Dice | IoU | HD95, px | NSD | Missed | Specificity on normals |\n|---|---|---|---|---|---|---|---|"
 SIZE_BANDS = ("below 3 %", "3 to 10 %", "above 10 %")  # of the image; near BUSI's thirds
 
 _Masks = Sequence[np.ndarray] | np.ndarray  # one mask an image
@@ -240,32 +238,3 @@ def add_size_band(table: pd.DataFrame) -> pd.DataFrame:
     """
     shares = table["mask_area"].where(table["mask_area"] > 0)
     return table.assign(size=pd.cut(shares, [0, 0.03, 0.1, 1], labels=list(SIZE_BANDS)))
-
-
-def entry_row(table: pd.DataFrame, method: str) -> str:
-    """One method's scores as a row of a Markdown table, see :data:`ENTRY_HEAD`.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row an image, from :func:`evaluate` or :func:`evaluate_masks`.
-    method : str
-        What the method is called.
-
-    Returns
-    -------
-    str
-        Numbers of lesion images and normal images; means with 95 % intervals over groups; the share of lesions with a Dice
-        below 0.1, and of normal images without any false-positive region.
-    """
-    row = summarise(table, scores=("dice", "iou", "hd95", "nsd")).iloc[0]
-
-    def interval(score: str, digits: int) -> str:
-        mean, low, high = (f"{row[score + part]:.{digits}f}" for part in ("", "_low", "_high"))
-        return f"{mean} [{low}, {high}]"
-
-    images = f"{row['n']:.0f}" + (f" + {row['n_normal']:.0f}" if row["n_normal"] else "")
-    specificity = f"{row['normal_specificity']:.1%}" if row["n_normal"] else ""
-    scores = " | ".join([interval("dice", 3), interval("iou", 3), interval("hd95", 1), interval("nsd", 3)])
-    # A bar in a name would end its cell.
-    return f"| {method.replace('|', '/')} | {images} | {scores} | {row['missed']:.1%} | {specificity} |"

@@ -61,7 +61,7 @@ def _pydicom(path: Path) -> Any:
         import pydicom
         import pydicom.pixels
     except ImportError:
-        raise DatasetError(f"{path} is a DICOM file, which needs pydicom: pip install 'busutils[dicom]'") from None
+        raise DatasetError(f'{path} is a DICOM file, which needs pydicom: pip install "busutils[dicom]"') from None
     # Its warnings quote odd header values, which in a broken file may include patient data.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom|busutils\.io\.dicom")

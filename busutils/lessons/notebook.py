@@ -14,6 +14,8 @@ from busutils import jobs
 
 RESULTS_VARIABLE = "BUSUTILS_RESULTS_DIR"
 FIGURES_VARIABLE = "BUSUTILS_FIGURES_DIR"
+#: Folders that may hold ``notebooks`` and ``figures``: of an installed package, and of a checkout.
+HOMES = (Path(__file__).with_name("files"), Path(__file__).parents[2])
 
 
 def record(lesson: str, **numbers: Any) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def publish(name: str, figure: Any, table: pd.DataFrame | None = None, *, captio
 
 
 def read_table(name: str) -> pd.DataFrame | None:
-    """Numbers measured on real images, from the repository's ``figures/``; the lessons draw and discuss them.
+    """Numbers measured on real images, from ``figures/``; the lessons draw and discuss them.
 
     Parameters
     ----------
@@ -85,16 +87,16 @@ def read_table(name: str) -> pd.DataFrame | None:
     Returns
     -------
     pandas.DataFrame or None
-        None, after one sentence on the screen, where the package runs without the repository or the table was not
-        measured yet.
+        None, after one sentence on the screen, if there is no such table. An installed package holds those that the
+        lessons read, without the columns that they do not.
 
     Examples
     --------
     >>> read_table("no_such_table")
-    figures/no_such_table.csv is not here: it comes with the repository, not with the installed package.
+    figures/no_such_table.csv is not here: an installed package holds the tables of the lessons only.
     """
-    for folder in (Path("figures"), Path("..", "figures"), Path(__file__).parents[2] / "figures"):
-        if (file := folder / f"{name}.csv").is_file():
+    for home in (Path(), Path(".."), *HOMES):
+        if (file := home / "figures" / f"{name}.csv").is_file():
             return pd.read_csv(file)
-    print(f"figures/{name}.csv is not here: it comes with the repository, not with the installed package.")
+    print(f"figures/{name}.csv is not here: an installed package holds the tables of the lessons only.")
     return None

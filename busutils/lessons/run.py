@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import io
 import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 import tomllib
@@ -21,8 +23,8 @@ import pandas as pd
 from PIL import Image
 
 from busutils import datasets, jobs
-from busutils.errors import BusutilsError
-from busutils.lessons.notebook import FIGURES_VARIABLE, RESULTS_VARIABLE
+from busutils.errors import BusutilsError, MissingPackageError
+from busutils.lessons.notebook import FIGURES_VARIABLE, HOMES, RESULTS_VARIABLE
 
 LESSONS = (
     "00_start_here",
@@ -54,20 +56,48 @@ class Outcome:
 
 
 def find_notebooks(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of the lessons: the given one, ``notebooks`` here, or the one of the checkout the package runs from.
+    """Folder of the lessons: the given one, ``notebooks`` here, this one, or the one of the checkout the package runs from.
 
     Raises
     ------
     LessonError
         If none of them holds the lessons.
     """
-    places = [Path(folder)] if folder else [Path("notebooks"), Path(__file__).parents[2] / "notebooks"]
+    places = [Path(folder)] if folder else [Path("notebooks"), Path(), HOMES[1] / "notebooks"]
     for place in places:
         if (place / f"{LESSONS[0]}.ipynb").is_file():
             return place.resolve()
     raise LessonError(
-        f"the lessons are not in {' or '.join(map(str, places))}: run this in a checkout, or name --notebooks"
+        f"the lessons are not in {folder or 'this folder'}: copy them with 'busutils lessons copy', or name --notebooks"
     )
+
+
+def copy(folder: str | os.PathLike[str] = ".") -> Path:
+    """Copy the lessons, with their solutions and what they read, so that they can be edited.
+
+    Parameters
+    ----------
+    folder : path-like, default "."
+        Gets ``notebooks`` and ``figures``; made where it does not exist.
+
+    Returns
+    -------
+    Path
+        Of the notebooks.
+
+    Raises
+    ------
+    LessonError
+        If one of the two is there already; nothing is copied then.
+    """
+    home = next(home for home in HOMES if (home / "notebooks").is_dir())
+    parts = [Path(folder, part) for part in ("notebooks", "figures")]
+    for part in parts:
+        if part.exists():
+            raise LessonError(f"{part} exists, and nothing is overwritten: name another folder, or move it away")
+    for part in parts:
+        shutil.copytree(home / part.name, part, ignore=shutil.ignore_patterns(".*"))
+    return parts[0]
 
 
 def select(names: Sequence[str]) -> list[str]:
@@ -207,6 +237,8 @@ def run(
     """
     folder, chosen = find_notebooks(notebooks), select(names)
     planned = plan(chosen, folder, dataset=dataset, profile=profile, parameters=parameters)
+    if importlib.util.find_spec("papermill") is None:
+        raise MissingPackageError('the runner needs papermill: pip install "busutils[lessons]"')
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     variables = {RESULTS_VARIABLE: str(out / "results")}

@@ -69,8 +69,8 @@ try:
             logging.getLogger("tensorflow").addFilter(lambda note: "retracing" not in note.getMessage())
 except ImportError as error:
     raise MissingPackageError(
-        "networks need Keras 3 with an engine, which is not installed: pip install 'busutils[tf]' "
-        "(or 'busutils[tf-cpu]' on Linux and Windows machines without a graphics card)"
+        'networks need Keras 3 with an engine, which is not installed: pip install "busutils[tf]" '
+        '(or "busutils[tf-cpu]" on Linux and Windows machines without a graphics card)'
     ) from error
 
 

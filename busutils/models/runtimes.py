@@ -143,7 +143,7 @@ def _installed(*packages: str) -> bool:
 
 def _require(runtime: str) -> None:
     if not _installed(_PACKAGES[runtime]):
-        raise RuntimeNotAvailable(f"{_TITLES[runtime]} is not installed: pip install 'busutils[{_EXTRAS[runtime]}]'")
+        raise RuntimeNotAvailable(f'{_TITLES[runtime]} is not installed: pip install "busutils[{_EXTRAS[runtime]}]"')
 
 
 def content_of(segmenter: Segmenter) -> str:
