@@ -116,24 +116,33 @@ function regions(mask, height, width, value, corners) {
   return { labels, sizes };
 }
 
-/** Textbook K-Means (Lloyd) on the grey levels of a square: cluster of each of the 256 levels, and grey of each cluster. */
+/**
+ * K-Means on grey levels: cluster of each of the 256 levels, and mean of each cluster, from dark to bright. In one dimension
+ * clusters are intervals, so that the best of all partitions is found level by level, without a random start.
+ */
 export function kMeans(pixels, k) {
-  const counts = new Float64Array(256);
+  const counts = Array(256).fill(0);
   for (const level of pixels) counts[level]++;
   const used = [...counts.keys()].filter((level) => counts[level]);
-  const [low, high] = [used[0], used[used.length - 1]];
-  let centres = Array.from({ length: k }, (_, i) => low + ((i + 0.5) / k) * (high - low));
-  for (;;) {
-    const nearest = (level) => centres.reduce((b, c, i) => (Math.abs(level - c) < Math.abs(level - centres[b]) ? i : b), 0);
-    const cluster = Uint8Array.from(counts, (_, level) => nearest(level));
-    const means = centres.map((centre, i) => {
-      const mine = used.filter((level) => cluster[level] === i);
-      const mass = mine.reduce((sum, level) => sum + counts[level], 0);
-      return mass ? mine.reduce((sum, level) => sum + level * counts[level], 0) / mass : centre;
+  const sums = [[0, 0, 0]]; // of the first levels: their pixels, and those times level and level squared
+  for (const level of used) sums.push(sums.at(-1).map((sum, power) => sum + counts[level] * level ** power));
+  const mean = (i, j) => (sums[j][1] - sums[i][1]) / (sums[j][0] - sums[i][0]);
+  const cost = (i, j) => sums[j][2] - sums[i][2] - mean(i, j) * (sums[j][1] - sums[i][1]); // of levels i … j - 1 as one cluster
+  let best = sums.map((_, j) => ({ total: j ? cost(0, j) : Infinity, starts: [0] })); // of the first j levels
+  for (let clusters = 2; clusters <= Math.min(k, used.length); clusters++) {
+    best = best.map((_, j) => {
+      let [total, from] = [Infinity, 0];
+      for (let i = clusters - 1; i < j; i++) {
+        const sum = best[i].total + cost(i, j);
+        if (sum < total) [total, from] = [sum, i];
+      }
+      return { total, starts: [...best[from].starts, from] };
     });
-    if (means.every((mean, i) => mean === centres[i])) return { cluster, centres };
-    centres = means;
   }
+  const { starts } = best.at(-1);
+  const centres = starts.map((start, i) => mean(start, starts[i + 1] ?? used.length));
+  const cluster = Uint8Array.from(counts, (_, level) => starts.filter((start) => start && used[start] <= level).length);
+  return { cluster, centres };
 }
 
 /** Area and longest axis (a straight line across the largest region, from border to border) in pixels and, where known, mm. */
