@@ -212,7 +212,7 @@ def test_measurements_are_those_of_python(script):
         assert row["area"] == expected.area_px
         assert row["areaMm2"] == pytest.approx(expected.area_mm2, abs=0.001)
         assert row["axis"] == pytest.approx(expected.longest_axis_px or 0, abs=0.01)
-        assert (row["axisMm"] or 0) == pytest.approx(expected.longest_axis_mm or 0, abs=0.001)
+        assert row["axisMm"] == pytest.approx(expected.longest_axis_mm or 0, abs=0.001)
 
 
 @pytest.mark.parametrize("k", range(2, 9))
@@ -312,7 +312,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(visitor, tmp_path):
         ("<img src=x>.png", b"GIF89a", unreadable),
         ("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>', unreadable),
         ("small.png", np.zeros((8, 80), np.uint8), "each side needs at least 32"),
-        ("huge.png", np.zeros((9000, 9000), np.uint8), "more than the limit of 8,000,000"),
+        ("huge.png", np.zeros((9000, 9000), np.uint8), "more than the limit of 4,000,000"),
         ("flat.png", np.full((100, 100), 7, np.uint8), "one flat grey"),
         ("low.png", dark + np.eye(100, dtype=np.uint16), "one flat grey"),
     ]:

@@ -2,8 +2,8 @@
 import * as ort from "./runtime/ort.wasm.min.mjs";
 import { dice, kMeans, maskOf, measure, probability, resize, square, toGrey } from "./segment.js";
 
-const MIN_SIDE = 32; // pixels, as busutils app
-const MAX_PIXELS = 8e6;
+const MIN_SIDE = 32; // pixels; less shows no tissue
+const MAX_PIXELS = 4e6; // larger ones would make the sliders slow
 const CLUSTER_SIDE = 256; // the square that the package's K-Means works on
 const SHOWN_SIDE = 900; // of a panel's longer side
 // Tables of colours, each a 32-bit pixel, by grey level or by probability in steps of 1/255.
@@ -117,9 +117,8 @@ function update() {
   document.querySelector("output[for=k]").value = k;
 
   const unet = maskOf(map, height, width, threshold, minArea);
-  const { cluster, centres } = kMeans(grey, k);
-  const shares = resize(grey.map((level) => cluster[level] === 0), [CLUSTER_SIDE, CLUSTER_SIDE], [height, width]);
-  const darkest = Uint8Array.from(shares, (share) => share >= 0.5);
+  if (shown.clustered?.k !== k) shown.clustered = { k, ...clusters(grey, k, height, width) };
+  const { cluster, centres, darkest } = shown.clustered;
 
   const ORANGE_PIXEL = pixel(...ORANGE);
   draw("unet", (i) => GREY[image.pixels[i]], unet, CYAN);
@@ -136,7 +135,7 @@ function update() {
     ["Share of the image", (row) => `${number(100 * row.share, 1)} %`],
     ["Longest axis (pixels)", (row) => number(row.axis)],
     ["Area (mm²)", (row) => number(row.areaMm2, 1), "mm"],
-    ["Longest axis (mm)", (row) => number(row.axisMm ?? 0, 1), "mm"],
+    ["Longest axis (mm)", (row) => number(row.axisMm, 1), "mm"],
   ].filter(([, , needs]) => !needs || spacing);
   part("rows").replaceChildren(...lines.map(([title, value]) => {
     const line = document.createElement("tr");
@@ -145,7 +144,7 @@ function update() {
     return line;
   }));
 
-  const size = spacing ? `, ${number(found[0].axisMm ?? 0, 1)} mm across` : "";
+  const size = spacing ? `, ${number(found[0].axisMm, 1)} mm across` : "";
   const words = found[0].area
     ? `The U-Net marks ${number(100 * found[0].share, 1)} % of the image${size}.`
     : "The U-Net marks nothing. That does not mean that nothing is there.";
@@ -155,6 +154,13 @@ function update() {
   part("map").ariaLabel = `Probability map of the U-Net, with its contour at ${threshold}`;
   part("clusters").ariaLabel = `The image in ${k} grey levels, the darkest cluster in orange`;
   part("differences").ariaLabel = "What only the U-Net, only K-Means, or both mark";
+}
+
+/** K-Means on an image's square, and the mask of the darkest cluster at the image's own size. */
+function clusters(grey, k, height, width) {
+  const { cluster, centres } = kMeans(grey, k);
+  const share = resize(grey.map((level) => cluster[level] === 0), [CLUSTER_SIDE, CLUSTER_SIDE], [height, width]);
+  return { cluster, centres, darkest: new Uint8Array(share.length).map((_, i) => share[i] >= 0.5) };
 }
 
 /** Draw a panel: the colour of each pixel, and on it, if given, the contour of a mask, which runs between pixels. */

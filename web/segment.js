@@ -77,41 +77,44 @@ function mirror(values, size) {
 
 /** Step 6. Threshold, fill holes, drop regions below `minArea` (a share of the image). */
 export function maskOf(map, height, width, threshold, minArea) {
-  const mask = Uint8Array.from(map, (value) => value >= Math.fround(threshold));
+  const mask = new Uint8Array(map.length);
+  for (let i = 0; i < mask.length; i++) mask[i] = map[i] >= Math.fround(threshold);
   const ground = regions(mask, height, width, 0, false);
-  const open = new Set(); // regions of background that reach the border; others are holes
-  for (let r = 0; r < height; r++) open.add(ground.labels[r * width]).add(ground.labels[r * width + width - 1]);
-  for (let c = 0; c < width; c++) open.add(ground.labels[c]).add(ground.labels[(height - 1) * width + c]);
-  ground.labels.forEach((label, i) => (mask[i] = label === 0 || !open.has(label)));
+  const hole = new Uint8Array(ground.sizes.length).fill(1); // unless that region of the background reaches the border
+  for (let r = 0; r < height; r++) hole[ground.labels[r * width]] = hole[ground.labels[r * width + width - 1]] = 0;
+  for (let c = 0; c < width; c++) hole[ground.labels[c]] = hole[ground.labels[(height - 1) * width + c]] = 0;
+  for (let i = 0; i < mask.length; i++) mask[i] ||= hole[ground.labels[i]];
   const found = regions(mask, height, width, 1, true);
-  return mask.map((_, i) => found.labels[i] > 0 && found.sizes[found.labels[i]] >= minArea * mask.length);
+  for (let i = 0; i < mask.length; i++) mask[i] &&= found.sizes[found.labels[i]] >= minArea * mask.length;
+  return mask;
 }
 
-/** Number the connected parts of a mask where it equals `value`, from 1; `corners`: pixels that touch there are connected. */
+/** Number the connected parts of a mask where it equals `value`, from 1; with `corners`, pixels that touch there are connected. */
 function regions(mask, height, width, value, corners) {
   const labels = new Int32Array(mask.length);
   const sizes = [0];
   const stack = [];
+  const visit = (i) => {
+    if (mask[i] !== value || labels[i]) return;
+    labels[i] = sizes.length;
+    stack.push(i);
+  };
   for (let start = 0; start < mask.length; start++) {
-    if (mask[start] !== value || labels[start]) continue;
-    labels[start] = sizes.length;
-    stack.push(start);
+    visit(start);
     let size = 0;
-    while (stack.length) {
+    for (; stack.length; size++) {
       const i = stack.pop();
-      const row = Math.floor(i / width);
-      const column = i % width;
-      size++;
-      for (let r = Math.max(row - 1, 0); r <= Math.min(row + 1, height - 1); r++) {
-        for (let c = Math.max(column - 1, 0); c <= Math.min(column + 1, width - 1); c++) {
-          const j = r * width + c;
-          if (mask[j] !== value || labels[j] || (!corners && r !== row && c !== column)) continue;
-          labels[j] = sizes.length;
-          stack.push(j);
-        }
+      const [left, right] = [i % width > 0, i % width < width - 1];
+      if (left) visit(i - 1);
+      if (right) visit(i + 1);
+      for (const j of [i - width, i + width]) {
+        if (j < 0 || j >= mask.length) continue;
+        visit(j);
+        if (corners && left) visit(j - 1);
+        if (corners && right) visit(j + 1);
       }
     }
-    sizes.push(size);
+    if (size) sizes.push(size);
   }
   return { labels, sizes };
 }
@@ -147,39 +150,49 @@ export function kMeans(pixels, k) {
 
 /** Area and longest axis (a straight line across the largest region, from border to border) in pixels and, where known, mm. */
 export function measure(mask, height, width, spacing = null) {
-  const area = mask.reduce((sum, value) => sum + value, 0);
-  const row = { area, share: area / mask.length, axis: 0, areaMm2: null, axisMm: null };
-  if (spacing) row.areaMm2 = area * spacing[0] * spacing[1];
-  if (!area) return row;
   const { labels, sizes } = regions(mask, height, width, 1, true);
-  const largest = sizes.indexOf(sizes.reduce((a, b) => Math.max(a, b)));
-  const rows = Array.from({ length: height }, () => [Infinity, -Infinity]); // first and last column in each row
-  const columns = Array.from({ length: width }, () => [Infinity, -Infinity]);
-  const stretch = (span, at) => ((span[0] = Math.min(span[0], at)), (span[1] = Math.max(span[1], at)));
-  labels.forEach((label, i) => {
-    if (label !== largest) return;
+  const area = sizes.reduce((sum, size) => sum + size);
+  const largest = sizes.reduce((best, size, label) => (size > sizes[best] ? label : best), 0);
+  const inside = (r, c) => r >= 0 && r < height && c >= 0 && c < width && labels[r * width + c] === largest;
+  const points = []; // the middles of the region's outer edges, row by row
+  for (let i = 0; area && i < labels.length; i++) {
+    if (labels[i] !== largest) continue;
     const [r, c] = [Math.floor(i / width), i % width];
-    stretch(rows[r], c);
-    stretch(columns[c], r);
-  });
-  const points = [
-    ...rows.flatMap(([left, right], r) => (left <= right ? [[r, left - 0.5], [r, right + 0.5]] : [])),
-    ...columns.flatMap(([top, bottom], c) => (top <= bottom ? [[top - 0.5, c], [bottom + 0.5, c]] : [])),
-  ];
-  const across = (dy, dx) => {
+    for (const [dy, dx] of SIDES) if (!inside(r + dy, c + dx)) points.push([r + dy / 2, c + dx / 2]);
+  }
+  const corners = hull(points);
+  const axis = (dy, dx) => {
     let longest = 0;
-    for (const [r, c] of points) {
-      for (const [s, d] of points) longest = Math.max(longest, ((r - s) * dy) ** 2 + ((c - d) * dx) ** 2);
-    }
-    return Math.sqrt(longest);
+    for (const [r, c] of corners) for (const [s, d] of corners) longest = Math.max(longest, Math.hypot((r - s) * dy, (c - d) * dx));
+    return longest;
   };
-  row.axis = across(1, 1);
-  if (spacing) row.axisMm = across(...spacing);
-  return row;
+  const millimetres = spacing && { areaMm2: area * spacing[0] * spacing[1], axisMm: axis(...spacing) };
+  return { area, share: area / mask.length, axis: axis(1, 1), ...millimetres };
+}
+
+const SIDES = [[-1, 0], [0, -1], [0, 1], [1, 0]];
+
+/** Corners of the convex hull of points (Andrew's monotone chain). */
+function hull(points) {
+  points.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const turns = ([r, c], [s, d], [t, e]) => (s - r) * (e - c) - (d - c) * (t - r) > 0;
+  const half = (sorted) => {
+    const kept = [];
+    for (const point of sorted) {
+      while (kept.length > 1 && !turns(kept.at(-2), kept.at(-1), point)) kept.pop();
+      kept.push(point);
+    }
+    return kept;
+  };
+  return [...half(points), ...half(points.toReversed())];
 }
 
 /** Dice of two masks; NaN where both are empty. */
 export function dice(a, b) {
-  const both = a.reduce((sum, value, i) => sum + (value & b[i]), 0);
-  return (2 * both) / (a.reduce((s, v) => s + v, 0) + b.reduce((s, v) => s + v, 0));
+  let [both, sum] = [0, 0];
+  for (let i = 0; i < a.length; i++) {
+    both += a[i] & b[i];
+    sum += a[i] + b[i];
+  }
+  return (2 * both) / sum;
 }
