@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import PIL.Image
 
 from busutils import datasets, jobs, models
@@ -90,6 +91,9 @@ def build(out: Path, weights: str = "busi-light") -> None:
     (out / "runtime").mkdir()
     for name in RUNTIME:
         shutil.copy(runtime() / name, out / "runtime")
+    shutil.copy(
+        Path(onnxruntime.__file__).with_name("LICENSE"), out / "runtime" / "LICENSE.txt"
+    )  # npm's package has none
     about = {"weights": weights, **write_network(weights, out), "samples": write_samples(out)}
     (out / "network.json").write_text(json.dumps(about), encoding="utf-8")
     # The service worker keeps exactly these files; their content is its version.

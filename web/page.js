@@ -236,4 +236,5 @@ part("spacing").oninput = ({ target }) => {
   updateSoon();
 };
 
-if ("serviceWorker" in navigator) navigator.serviceWorker.register("worker.js");
+// Last, so that the worker finds what the page fetched in the browser's cache.
+network.then(() => navigator.serviceWorker?.register("worker.js"), () => {});
