@@ -43,6 +43,8 @@ class Server(http.server.ThreadingHTTPServer):
         server = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # Chromium heeds no ETag of older ones
+
             def do_GET(self) -> None:
                 name = self.path.lstrip("/") or "index.html"
                 if name not in files:
