@@ -60,16 +60,18 @@ jupyter: $(VENV)/.lessons
 app: $(VENV)/.app
 	$(BIN)/busutils app
 
-# The whole is built anew each time: it takes less than a minute, and no page of a file that is gone stays behind.
+# The whole is built anew each time: it takes about a minute, and no page of a file that is gone stays behind. Node for
+# the page of web/ comes from PyPI.
 site: $(VENV)/.site
 	rm -rf $(OUT)/site
 	$(BIN)/python -m sphinx -c docs -b html -d $(OUT)/site-cache -E -W --keep-going -q . $(OUT)/site
+	$(BIN)/python tools/build_web.py $(OUT)/site/web
 	@echo "open $(OUT)/site/index.html"
 
 # The web page and the site in a Chromium of the system.
 browser: $(VENV)/.dev $(VENV)/.app site
 	$(PIP_INSTALL) -e '.[browser]'
-	$(BIN)/python -m pytest -m slow tests/test_page.py tests/test_site.py
+	$(BIN)/python -m pytest -m slow tests/test_page.py tests/test_site.py tests/test_web.py
 
 # Links to other hosts; DOIs are looked up at doi.org, since publishers turn robots away.
 links: $(VENV)/.site

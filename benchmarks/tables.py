@@ -30,6 +30,7 @@ SHIFT = FIGURES / "shift_help_pairs.csv"
 WORKERS = FIGURES / "workers.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
+WEB = FIGURES / "web_load.json"
 ENTRIES = ROOT / "benchmarks" / "entries"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
 
@@ -468,6 +469,17 @@ def visitors_line() -> str:
     )
 
 
+def web_line() -> str:
+    """What a visit to the page that segments in the browser costs."""
+    told = json.loads(WEB.read_text())
+    return (
+        f"{told['browser']} on {told['cores']} cores (load average {told['load_average']}), medians of {told['visits']} visits: "
+        f"{told['downloaded_mb']:.1f} MB on the first visit, {told['network_mb']:.1f} MB of them the network, and "
+        f"{told['downloaded_again_mb']:.1f} MB on later ones; {told['first_mask_s']:.1f} s to the first mask, "
+        f"{told['first_mask_again_s']:.1f} s on a later visit; {told['image_s']:.2f} s an image."
+    )
+
+
 TABLES = {
     "summary": summary_table,
     "results": results_table,
@@ -485,6 +497,7 @@ TABLES = {
     "weights": weights_table,
     "speed": speed_table,
     "visitors": visitors_line,
+    "web": web_line,
     "entries": entries_table,
     "workers": workers_line,
 }

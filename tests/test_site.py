@@ -3,6 +3,7 @@
 import functools
 import http.server
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,13 +32,14 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, web):
     for module in ("sphinx", "myst_nb", "sphinx_book_theme"):
         pytest.importorskip(module, reason="the extra 'site' is not installed")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-c", "docs", "-b", "html", "-d", folder / "cache", "-W", "--keep-going"]
     made = subprocess.run([*command, "-q", ".", folder / "html"], cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
+    shutil.copytree(web, folder / "html" / "web")
     return folder / "html"
 
 
@@ -97,6 +99,8 @@ def test_the_front_page_has_every_lesson_in_its_menu(site):
     text = (site / "index.html").read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         assert f'href="notebooks/{path.stem}.html"' in text
+    for page in (text, (site / "notebooks" / "02_segment_with_kmeans.html").read_text(encoding="utf-8")):
+        assert re.search(r'href="(\.\./)?web/index\.html"', page), "the page that segments is in every menu"
 
 
 def test_every_picture_of_a_lesson_says_what_it_shows(site):
