@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,28 @@ def publish(name: str, figure: Any, table: pd.DataFrame | None = None, *, captio
     if table is not None:
         with jobs.atomic_path(Path(folder) / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.4g")
+
+
+def slider(draw: Callable[..., None], **ranges: tuple[float, ...]) -> None:
+    """Draw a picture with a slider for each of its parameters, or once, as it is by default, where none can be moved.
+
+    That is so in runs of the lessons without a person (the runner, the tests), and without the library ipywidgets.
+
+    Parameters
+    ----------
+    draw : callable
+        Shows the picture; its parameters have defaults, at which the sliders start.
+    **ranges
+        Lowest value, highest value and, if not 1 for integers or a tenth for others, the step of each parameter.
+    """
+    try:
+        from ipywidgets import interact
+    except ImportError:
+        interact = None
+    if interact is None or not {RESULTS_VARIABLE, "PYTEST_VERSION"}.isdisjoint(os.environ):
+        draw()
+    else:
+        interact(draw, **ranges)
 
 
 def read_table(name: str) -> pd.DataFrame | None:
