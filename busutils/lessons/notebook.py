@@ -76,22 +76,23 @@ def publish(name: str, figure: Any, table: pd.DataFrame | None = None, *, captio
 
 
 def slider(draw: Callable[..., None], **ranges: tuple[float, ...]) -> None:
-    """Draw a picture with a slider for each of its parameters, or once, as it is by default, where none can be moved.
+    """Draw a picture with a slider for each of its parameters; draw it once where nobody can move one.
 
-    That is so in runs of the lessons without a person (the runner, the tests), and without the library ipywidgets.
+    That is so in runs without a person (the runner, the tests), and where the library ipywidgets is not installed.
 
     Parameters
     ----------
     draw : callable
         Shows the picture; its parameters have defaults, at which the sliders start.
     **ranges
-        Lowest value, highest value and, if not 1 for integers or a tenth for others, the step of each parameter.
+        Lowest value, highest value and, if given, step of each parameter.
     """
+    still = not {RESULTS_VARIABLE, "PYTEST_VERSION"}.isdisjoint(os.environ)
     try:
         from ipywidgets import interact
     except ImportError:
-        interact = None
-    if interact is None or not {RESULTS_VARIABLE, "PYTEST_VERSION"}.isdisjoint(os.environ):
+        still = True
+    if still:
         draw()
     else:
         interact(draw, **ranges)
