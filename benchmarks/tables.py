@@ -26,7 +26,6 @@ EXTERNAL = FIGURES / "unet_external.csv"
 LEAK = FIGURES / "unet_leak.csv"
 ABLATION = FIGURES / "unet_ablation.csv"
 PEERS = FIGURES / "unet_peers.csv"
-SHIFT = FIGURES / "shift_help_pairs.csv"
 WORKERS = FIGURES / "workers.csv"
 SPEED = FIGURES / "inference.csv"
 VISITORS = FIGURES / "page_load.json"
@@ -34,9 +33,6 @@ WEB = FIGURES / "web_load.json"
 ENTRIES = ROOT / "benchmarks" / "entries"
 WEIGHTS = ROOT / "busutils" / "models" / "weights"
 
-# Networks that saw one source only, and, for every set, the one that saw all others.
-SINGLE = ("U-Net, phantom-light", "U-Net, busi-light", "U-Net, busi-encoder")
-ALL_BUT = {"busi": "phantoms, then bus-bra", "bus-bra": "phantoms, then busi", "stu": "U-Net, bus-all"}
 # Told apart by stratum.
 STRATA_OF = ("K-Means, best", "U-Net, busi-light", "U-Net, busi-encoder", "U-Net, bus-all")
 
@@ -267,39 +263,6 @@ def transfer_table() -> str:
     return "\n".join(lines)
 
 
-def sources_table() -> str:
-    """Trained on all sets but the tested one and STU, against the best network of a single other source, image by image."""
-    transfer = pd.read_csv(TRANSFER)
-    table = pd.concat([pd.read_csv(RESULTS), transfer.assign(method="phantoms, then " + transfer["source"])])
-    table = table[table["mask_area"] > 0]
-    lines = [
-        "| Tested on | Trained on all others | Best of one source | Difference | Lesions |",
-        "|---|---|---|---|---|",
-    ]
-    for target, method in ALL_BUT.items():
-        rivals = [name for name in SINGLE if not name.startswith(f"U-Net, {target}-")]
-        part = table[(table["target"] == target) & table["method"].isin([method, *rivals])]
-        # Images that all of them may be scored on.
-        part = part[part.groupby("id")["method"].transform("nunique") == 1 + len(rivals)]
-        dice = part.groupby("method")["dice"].mean()
-        best = dice[rivals].idxmax()
-        more = told(evaluation.paired_difference(part, "method", method, best))
-        lines.append(
-            f"| {target} | {method}: {dice[method]:.3f} | {best}: {dice[best]:.3f} | {more} | {part['id'].nunique()} |"
-        )
-    return "\n".join(lines)
-
-
-def shift_table() -> str:
-    """What helps a network on another scanner."""
-    lines = ["| Remedy | Change of Dice | p (Holm) |", "|---|---|---|"]
-    for row in pd.read_csv(SHIFT).sort_values(["weights", "difference"], ascending=[True, False]).itertuples():
-        name = f"{row.help} ({row.weights})"
-        p = f"{row.p_holm:.3f}" if row.p_holm >= 0.001 else "< 0.001"
-        lines.append(f"| {name} | {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}] | {p} |")
-    return "\n".join(lines)
-
-
 def entries_table() -> str:
     """All methods on BUSI's fold 5, those of the package and those that were entered, best first; then what was entered."""
     paths = sorted(ENTRIES.glob("*.csv"))
@@ -490,8 +453,6 @@ TABLES = {
     "pretraining": pretraining_table,
     "leak": leak_table,
     "transfer": transfer_table,
-    "sources": sources_table,
-    "shift": shift_table,
     "external": external_table,
     "maps": maps_table,
     "weights": weights_table,

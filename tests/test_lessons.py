@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -424,3 +425,19 @@ def test_a_number_is_checked_against_what_the_exercise_starts_from(capsys):
     checks.check_answer("06.2", 0.25, uncertainty, dice)
     checks.check_answer("06.2", None, uncertainty, dice)
     assert "to be done" in capsys.readouterr().out
+
+
+def test_a_slider_draws_once_where_nobody_can_move_it(monkeypatch):
+    drawn, moved = [], []
+    widgets = types.SimpleNamespace(interact=lambda draw, **ranges: moved.append(ranges))
+    monkeypatch.setitem(sys.modules, "ipywidgets", widgets)
+    monkeypatch.setenv(RESULTS_VARIABLE, "results")  # as the runner does
+    lessons.slider(lambda k=2: drawn.append(k), k=(2, 8))
+    assert (drawn, moved) == ([2], [])
+    monkeypatch.delenv(RESULTS_VARIABLE)
+    monkeypatch.delenv("PYTEST_VERSION", raising=False)
+    lessons.slider(lambda k=2: drawn.append(k), k=(2, 8))
+    assert (drawn, moved) == ([2], [{"k": (2, 8)}])
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # not installed
+    lessons.slider(lambda k=2: drawn.append(k), k=(2, 8))
+    assert drawn == [2, 2]

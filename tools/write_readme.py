@@ -48,9 +48,9 @@ LESSONS = {
     ),
     "03_train_a_unet": ("a network of your own", "lesson_03_unet_masks", "worst and best contours of a U-Net"),
     "04_compare_across_datasets": (
-        "a test on which only the scanner differs, and two repairs",
+        "a test in which only the scanner differs, and a repair",
         "lesson_04_scanners",
-        "one scene through four scanners",
+        "one scene through three scanners",
     ),
     "05_read_activation_maps": (
         "activation maps, and tests that expose an empty one",

@@ -1,7 +1,7 @@
 """The lessons: run them headless, check their exercises, and what their notebooks call."""
 
 from busutils.lessons import checks
-from busutils.lessons.notebook import publish, read_table, record
+from busutils.lessons.notebook import publish, read_table, record, slider
 from busutils.lessons.run import (
     LESSONS,
     LessonError,
@@ -31,5 +31,6 @@ __all__ = [
     "refresh",
     "run",
     "select",
+    "slider",
     "summary",
 ]

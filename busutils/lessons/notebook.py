@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,29 @@ def publish(name: str, figure: Any, table: pd.DataFrame | None = None, *, captio
     if table is not None:
         with jobs.atomic_path(Path(folder) / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.4g")
+
+
+def slider(draw: Callable[..., None], **ranges: tuple[float, ...]) -> None:
+    """Draw a picture with a slider for each of its parameters; draw it once where nobody can move one.
+
+    That is so in runs without a person (the runner, the tests), and where the library ipywidgets is not installed.
+
+    Parameters
+    ----------
+    draw : callable
+        Shows the picture; its parameters have defaults, at which the sliders start.
+    **ranges
+        Lowest value, highest value and, if given, step of each parameter.
+    """
+    still = not {RESULTS_VARIABLE, "PYTEST_VERSION"}.isdisjoint(os.environ)
+    try:
+        from ipywidgets import interact
+    except ImportError:
+        still = True
+    if still:
+        draw()
+    else:
+        interact(draw, **ranges)
 
 
 def read_table(name: str) -> pd.DataFrame | None:

@@ -197,5 +197,6 @@ def forest_plot(columns: Mapping[str, Mapping[str, Interval]], *, reference: flo
             axes.plot(interval.mean, place, "o", color=LINES[0])
         axes.set(xlabel=label, yticks=range(len(names)), yticklabels=names)
         axes.margins(x=0.05)
+        axes.locator_params(axis="x", nbins=6)  # labels that do not touch
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     return figure
