@@ -4,7 +4,7 @@ There are four parts, each with its own rows in figures/inference.csv; running a
 measurement is a separate process, one after the other. Imports, loading and the first call are not counted.
 
 - ``network``: the light U-Net alone at 128² to 512², one image and eight at a time, on all cores, with Keras
-  (``predict_on_batch``), ONNX Runtime and OpenVINO; and ``monai.networks.nets.UNet`` with our channels and two residual
+  (``predict_on_batch``), ONNX Runtime, and ONNX Runtime with 8-bit integers; and ``monai.networks.nets.UNet`` with our channels and two residual
   units in each level on PyTorch, if ``--python`` names an interpreter that has it;
 - ``stages``: each step from file to file on one core, with ``busi-light``;
 - ``files``: BUSI's 780 images from PNG to mask PNG and table with ``busi-light``: ``busutils predict`` with each runtime,
@@ -44,7 +44,7 @@ from busutils import jobs
 COLUMNS = ["part", "what", "size", "batch", "cores", "images", "ms", "cpu_ms", "peak_mb", "load"]
 WEIGHTS = "busi-light"
 SIZES, BATCHES = (128, 256, 512), (1, 8)
-NETWORKS = {"keras": "Keras", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "monai": "MONAI, PyTorch"}
+NETWORKS = {"keras": "Keras", "onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8", "monai": "MONAI, PyTorch"}
 METHODS = (
     "busutils, onnx",
     "busutils, keras",
@@ -99,34 +99,27 @@ def light(size: int) -> Any:
     return same
 
 
-def exported(size: int, folder: Path) -> str:
+def exported(size: int, folder: Path, precision: str) -> str:
     from busutils.models import export_network
 
-    path = folder / f"light-{size}.onnx"
-    return str(path if path.exists() else export_network(light(size), path))
+    path = folder / f"light-{size}-{precision}.onnx"
+    return str(path if path.exists() else export_network(light(size), path, precision=precision))
 
 
 def calls_of_keras(size: int, batch: int, folder: Path) -> Callable[[np.ndarray], Any]:
     return light(size).network_.predict_on_batch
 
 
-def calls_of_onnx(size: int, batch: int, folder: Path) -> Callable[[np.ndarray], Any]:
+def calls_of_onnx(size: int, batch: int, folder: Path, precision: str = "float32") -> Callable[[np.ndarray], Any]:
     from busutils.models.runtimes import OnnxSegmenter
 
-    session = OnnxSegmenter(exported(size, folder)).session_
+    session = OnnxSegmenter(exported(size, folder, precision)).session_
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})
 
 
-def calls_of_openvino(size: int, batch: int, folder: Path) -> Callable[[np.ndarray], Any]:
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(exported(size, folder))
-    model.reshape([batch, size, size, 1])
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    return lambda images: request.infer([images])
+def calls_of_int8(size: int, batch: int, folder: Path) -> Callable[[np.ndarray], Any]:
+    return calls_of_onnx(size, batch, folder, "int8")
 
 
 def calls_of_monai(size: int, batch: int, folder: Path) -> Callable[[np.ndarray], Any]:
@@ -143,7 +136,7 @@ def calls_of_monai(size: int, batch: int, folder: Path) -> Callable[[np.ndarray]
 
 
 def networks_here(engine: str, folder: Path, seconds: float) -> Iterator[Row]:
-    make = {"keras": calls_of_keras, "onnx": calls_of_onnx, "openvino": calls_of_openvino, "monai": calls_of_monai}
+    make = {"keras": calls_of_keras, "onnx": calls_of_onnx, "int8": calls_of_int8, "monai": calls_of_monai}
     rng = np.random.default_rng(0)
     for size in SIZES:
         for batch in BATCHES:

@@ -369,7 +369,7 @@ def maps_table() -> str:
     return "\n".join(lines)
 
 
-ENGINE_NAMES = {"keras": "Keras", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "monai": "MONAI's U-Net on PyTorch"}
+ENGINE_NAMES = {"keras": "Keras", "onnx": "ONNX Runtime", "int8": "ONNX Runtime, 8-bit integers", "monai": "MONAI's U-Net on PyTorch"}
 
 
 def speed_table() -> str:
