@@ -369,7 +369,12 @@ def maps_table() -> str:
     return "\n".join(lines)
 
 
-ENGINE_NAMES = {"keras": "Keras", "onnx": "ONNX Runtime", "int8": "ONNX Runtime, 8-bit integers", "monai": "MONAI's U-Net on PyTorch"}
+ENGINE_NAMES = {
+    "keras": "Keras",
+    "onnx": "ONNX Runtime",
+    "int8": "ONNX Runtime, 8-bit integers",
+    "monai": "MONAI's U-Net on PyTorch",
+}
 
 
 def speed_table() -> str:
@@ -443,6 +448,16 @@ def web_line() -> str:
     )
 
 
+def int8_table() -> str:
+    """Exports in single precision and in 8-bit integers side by side."""
+    lines = ["| Weights | Precision | Dice, fold 5 of BUSI | Specificity | MB |", "|---|---|---|---|---|"]
+    for row in pd.read_csv(FIGURES / "int8.csv").itertuples():
+        dice = f"{row.dice:.3f} [{row.dice_low:.3f}, {row.dice_high:.3f}], n = {row.n}"
+        specificity = f"{row.normal_specificity:.0%} of {row.n_normal}"
+        lines.append(f"| {row.weights} | {row.precision} | {dice} | {specificity} | {row.megabytes:.1f} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "summary": summary_table,
     "results": results_table,
@@ -457,6 +472,7 @@ TABLES = {
     "maps": maps_table,
     "weights": weights_table,
     "speed": speed_table,
+    "int8": int8_table,
     "visitors": visitors_line,
     "web": web_line,
     "entries": entries_table,
