@@ -68,6 +68,8 @@ def test_every_page_stays_here_leads_somewhere_and_fits_a_phone(site, address, b
         tab.goto(address + name)
         if (width := tab.evaluate(OVERFLOW)) > WIDTH:
             faults.append(f"{name} is {width} pixels wide on a phone of {WIDTH}")
+        # The page in the browser adds its pictures by script, after the page was loaded.
+        tab.wait_for_function("[...document.images].every((picture) => picture.complete)")
         faults += [f"{name}: the picture {source} does not load" for source in tab.evaluate(BROKEN)]
         for link in tab.evaluate(LINKS):
             target = urlsplit(link)
