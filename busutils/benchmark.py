@@ -314,20 +314,7 @@ def _check_shared_cache(client: Any) -> None:
 
 #: What the description of an entry must say; ``benchmarks/entries/schema.json`` explains each.
 ENTRY_FIELDS = ("method", "trained_on", "chosen_on", "code", "seeds", "scored")
-_ENTRY_COLUMNS = {
-    "id",
-    "label",
-    "group",
-    "dice",
-    "iou",
-    "hd95",
-    "nsd",
-    "mask_area",
-    "pred_area",
-    "method",
-    "target",
-    "fold",
-}
+_ENTRY_COLUMNS = set("id label group dice iou hd95 nsd mask_area pred_area method target fold".split())
 
 
 def check_entry(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -43,7 +43,7 @@ def keep_freed_memory() -> None:
     ``BUSUTILS_MALLOC=0`` leaves the allocator as it is, and so does a ``MALLOC_TOP_PAD_`` of your own.
 
     A training step asks for the same few hundred tensors again and again. By default glibc returns those above 32 MiB to
-    the system at once and the others soon, and on a processor the clearing of new pages took up to half the time of a step.
+    the system at once and the others soon, and on a processor the clearing of new pages took a large part of a step.
     Systems without glibc are left as they are.
     """
     wanted = os.environ.get("BUSUTILS_MALLOC") != "0" and "MALLOC_TOP_PAD_" not in os.environ
