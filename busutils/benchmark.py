@@ -314,7 +314,7 @@ def _check_shared_cache(client: Any) -> None:
 
 #: What the description of an entry must say; ``benchmarks/entries/schema.json`` explains each.
 ENTRY_FIELDS = ("method", "trained_on", "chosen_on", "code", "seeds", "scored")
-_ENTRY_COLUMNS = set("id label group dice iou hd95 nsd mask_area pred_area method target fold".split())
+_COLUMNS = {"id", "label", "group", "method", "target", "fold", "dice", "iou", "hd95", "nsd", "mask_area", "pred_area"}
 
 
 def check_entry(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -343,7 +343,7 @@ def check_entry(path: str | os.PathLike[str]) -> pd.DataFrame:
         said = [name for name in ENTRY_FIELDS if about.get(name)]
     except (OSError, ValueError, AttributeError) as error:
         raise SpecError(f"an entry is a CSV and a description with the suffix .json beside it ({error})") from None
-    if missing := [*(_ENTRY_COLUMNS - set(table)), *(name for name in ENTRY_FIELDS if name not in said)]:
+    if missing := [*(_COLUMNS - set(table)), *(name for name in ENTRY_FIELDS if name not in said)]:
         raise SpecError(f"{path} lacks {', '.join(sorted(missing))}: see benchmarks/entries/schema.json")
     if (
         table[["method", "target", "fold"]].drop_duplicates().shape[0] != 1
