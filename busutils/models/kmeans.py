@@ -474,6 +474,7 @@ class KMeansSegmenter(Segmenter):
             "clusters": np.searchsorted(thresholds[0][max(options["k"])], flats[0], side="left").astype(np.uint8),
             "candidates": np.zeros((0, *image.shape), bool),
             "scores": np.zeros(0),
+            "presence": np.float64(0.0 if options["choice"] == "score" else np.nan),
             "chosen": nothing,
             "refined": nothing,
         }
@@ -509,11 +510,12 @@ class KMeansSegmenter(Segmenter):
         done["scores"] = scores
         voters = np.argsort(-scores, kind="stable")[: options["voters"]]
         weights = vote_weights(scores[voters])
-        if options["choice"] == "score" and options["reject"] > 0:
+        if options["choice"] == "score":
             mean = {
                 name: np.average(values[voters], weights=weights)[None] for name, values in done["features"].items()
             }
-            if score_regions(mean, WEIGHTS["presence"])[0] < options["reject"]:
+            done["presence"] = score_regions(mean, WEIGHTS["presence"])[0]
+            if done["presence"] < options["reject"]:
                 return done
         done["chosen"] = self._enlarged(regions[voters[0]].mask())
         vote = np.tensordot(weights, [regions[index].mask() for index in voters], 1)
@@ -547,8 +549,9 @@ class KMeansSegmenter(Segmenter):
         dict of str to ndarray
             In the order of the steps, with S the segmenter's `size`: ``image``, ``filtered``, ``flattened``
             and ``clusters`` (S, S) uint8, clusters numbered from 0 for the darkest with the largest `k`;
-            ``candidates`` (n, S, S) bool and ``scores`` (n,) float, best first; ``chosen`` and ``refined``
-            (S, S) bool. Without a choice among regions there is no candidate.
+            ``candidates`` (n, S, S) bool and ``scores`` (n,) float, best first; ``presence``, one float, the chance
+            that the candidates that vote are a lesion (nan where none is chosen by score); ``chosen`` and ``refined``
+            (S, S) bool, empty where `presence` is below `reject`. Without a choice among regions there is no candidate.
 
         Raises
         ------
@@ -560,7 +563,7 @@ class KMeansSegmenter(Segmenter):
         >>> image = np.full((64, 64), 120, np.uint8)
         >>> image[20:40, 24:44] = 30
         >>> list(KMeansSegmenter("textbook", size=64).steps(image))
-        ['image', 'filtered', 'flattened', 'clusters', 'candidates', 'scores', 'chosen', 'refined']
+        ['image', 'filtered', 'flattened', 'clusters', 'candidates', 'scores', 'presence', 'chosen', 'refined']
         """
         from busutils.models.segmenter import check_images
 

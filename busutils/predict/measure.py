@@ -64,11 +64,16 @@ def one_line(text: str | os.PathLike[str]) -> str:
 
 def _outer_corners(mask: np.ndarray) -> np.ndarray:
     """Convex hull (n, 2) of the largest region of a mask that has one, by the middles of its pixels' outer edges."""
-    regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    largest = regions == 1 + np.bincount(regions.ravel())[1:].argmax()
-    border = np.argwhere(largest & ~ndimage.binary_erosion(largest))
-    edges = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])  # of a pixel, from its centre
-    points = (border[:, None] + edges).reshape(-1, 2)
+    regions, n_regions = ndimage.label(mask, structure=np.ones((3, 3)))
+    if n_regions > 1:
+        mask = regions == 1 + np.bincount(regions.ravel())[1:].argmax()
+    # The first and the last pixel of every row span the hull.
+    rows = np.flatnonzero(mask.any(axis=1))
+    left, right = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    ends = [
+        (column, outer) for column, side in ((left, -0.5), (right, 0.5)) for outer in ((-0.5, 0), (0.5, 0), (0, side))
+    ]
+    points = np.concatenate([np.stack([rows, column], axis=1) + outer for column, outer in ends])
     return points[ConvexHull(points).vertices]
 
 
