@@ -17,6 +17,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from busutils.errors import BusutilsError
 from busutils.metrics import dice
+from busutils.models.segmenter import fill_holes
 
 __all__ = [
     "FEATURES",
@@ -109,7 +110,7 @@ def candidate_regions(
         # Opening what is dark below every threshold is closing the image once.
         closed = ndimage.grey_closing(image, footprint=_disk(radius)) if radius else image
         for level in levels:
-            labels, _ = ndimage.label(_fill_holes(closed <= level))
+            labels, _ = ndimage.label(fill_holes(closed <= level))
             for index, box in enumerate(ndimage.find_objects(labels), start=1):
                 # The box bounds the area: most specks are dropped here without a further look.
                 if (box[0].stop - box[0].start) * (box[1].stop - box[1].start) < smallest:
@@ -121,16 +122,6 @@ def candidate_regions(
                 key = np.array([region.top, region.left, *crop.shape]).tobytes() + np.packbits(crop).tobytes()
                 found.setdefault(key, region)
     return list(found.values())
-
-
-def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill what the background cannot reach from the image's edge: labelling beats growing inwards."""
-    labels, n_parts = ndimage.label(~mask)
-    outside = np.zeros(n_parts + 1, bool)
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        outside[edge] = True
-    outside[0] = False
-    return ~outside[labels]
 
 
 def _solidity(crop: np.ndarray) -> float:
@@ -460,7 +451,7 @@ def random_walker_contour(
     values = values / 255.0
     refined = np.zeros_like(mask)
     refined[box] = random_walker(values, labels, beta=beta, mode="bf") == 1
-    return ndimage.binary_fill_holes(refined)
+    return fill_holes(refined)
 
 
 def oracle(regions: Sequence[Region], mask: np.ndarray) -> tuple[int, float]:

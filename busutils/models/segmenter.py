@@ -90,8 +90,8 @@ def check_masks(masks: Images, images: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(mask) for mask in masks]
 
 
-def _without_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill what the outside does not reach; three times as fast as ``ndimage.binary_fill_holes``."""
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Fill what the background cannot reach from the image's edge; three times as fast as growing inwards, as scipy does."""
     background, _ = ndimage.label(~np.pad(mask, 1))
     return background[1:-1, 1:-1] != 1
 
@@ -130,7 +130,7 @@ def clean_mask(mask: np.ndarray, *, min_area: float = 0.0, largest: bool = False
     box = tuple(
         slice(line.argmax(), line.size - line[::-1].argmax()) for line in (np.any(mask, axis=1), np.any(mask, axis=0))
     )
-    part = _without_holes(mask[box]) if fill else mask[box]
+    part = fill_holes(mask[box]) if fill else mask[box]
     if min_area > 0 or largest:
         regions, _ = ndimage.label(part, structure=np.ones((3, 3)))
         areas = np.bincount(regions.ravel())
