@@ -1,12 +1,12 @@
 """Measure what each step of K-Means contributes: all lesion images of BUSI, and STU, scored at 256².
 
 Nothing is tuned here: all constants and weights were chosen before, on BUS-BRA's folds 1 to 4 and on simulated images
-(kmeans_weights.py, kmeans_constants.py, kmeans_presence.py). BUSI was scored six times: four times for the first version,
-whose `best` is in the table as "best before" and is no longer computed, once for the trees and the vote, and once, on 507
-random images of 780, for the rejection in use; the rows of `best` in the table have the rejection before it. The ranking was
+(kmeans_weights.py, kmeans_constants.py, kmeans_presence.py). BUSI was scored seven times: four times for the first version,
+once for the trees and the vote, once, on 507 random images of 780, for a rejection that was fitted to a part of its images,
+and once for this table. The ranking was
 fitted to candidates of exact K-Means after all steps of `best`, so other clusterers, and `best` without one step, are at a
 disadvantage and reject more. "rules" uses the same candidates with hand-set rules; the difference to "best" is learned
-from BUS-BRA's masks. The stored table has the variants that were computed for this version; the command computes all.
+from BUS-BRA's masks.
 
 Peers come from their libraries: multi-Otsu (scikit-image) and fuzzy c-means (scikit-fuzzy). Multi-Otsu maximises the
 variance between classes, which is the same as minimising the inertia: its thresholds equal those of exact K-Means up to its
@@ -216,9 +216,6 @@ def main() -> None:
         .to_string()
     )
     if not given.only:
-        # The code of the version before is gone: its row is kept.
-        before = pd.read_csv(FIGURES / "kmeans_ablation.csv")
-        table = pd.concat([table, before[before["method"] == "best before"]], ignore_index=True)
         write_table(table.round(4), FIGURES / "kmeans_ablation.csv")
         draw(table, FIGURES / "kmeans_ablation.png")
 

@@ -7,9 +7,6 @@ several thresholds, prints and writes to figures/kmeans_presence.csv the Dice th
 substitute that is rejected. The threshold in use is the highest that costs at most 0.01 of Dice. Writes the weights to
 busutils/models/kmeans_ranking.json.
 
-The numbers in the package were fitted with random parts of these images: 442 of BUS-BRA's and 66 crops, 133 simulated
-images with a lesion and 106 without.
-
 Usage: python benchmarks/kmeans_presence.py [--root FOLDER] [--n-jobs N]
 """
 
@@ -154,7 +151,7 @@ def evaluate(found: Found, folds: dict[str, np.ndarray]) -> tuple[pd.DataFrame, 
             "busbra_rejected": (held_out["busbra"] < level).mean(),
             **{f"{name.replace(', ', '_').replace(' ', '_')}_rejected": (held_out[name] < level).mean() for name in everything if name != "busbra"},
         }
-        for level in np.arange(0, 0.81, 0.02)
+        for level in np.arange(0, 81) / 100
     )  # fmt: skip
     cheap = table["busbra_dice"] >= table["busbra_dice"].iloc[0] - COST
     print({name: len(part[0]) for name, part in everything.items()})

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busutils import datasets, evaluation, lessons, models
+from busutils import datasets, evaluation, explain, lessons, models
 from busutils.errors import BusutilsError
 from busutils.lessons import checks
 from busutils.lessons.notebook import FIGURES_VARIABLE, RESULTS_VARIABLE
@@ -224,10 +224,6 @@ def test_other_exercises_say_what_is_wrong(capsys):
         checks.check_number("1", 1.0)
     with pytest.raises(checks.ExerciseError):
         checks.check_number(float("nan"), 1.0)
-    with pytest.raises(checks.ExerciseError, match="1 groups are on both sides"):
-        checks.check_split(["a", "b"], ["b"])
-    with pytest.raises(checks.ExerciseError, match="empty"):
-        checks.check_split(["a"], [])
     with pytest.raises(checks.ExerciseError, match="boolean"):
         checks.check_mask(np.zeros((2, 2)), np.zeros((2, 2)))
     with pytest.raises(checks.ExerciseError, match="shape"):
@@ -241,6 +237,41 @@ def test_other_exercises_say_what_is_wrong(capsys):
         "· to be done: replace None by your answer",
         "✓ this is a mask of the image",
     ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda image: image > 60, "bright"),
+        (lambda image: image >= 60, "bright"),
+        (lambda image: image <= 60, "exactly 60"),
+        (lambda image: image < 70, "2 pixels are on the wrong side"),
+        (np.zeros_like, "boolean"),
+    ],
+)
+def test_the_mask_of_a_threshold_must_hold_the_pixels_below_it(answer, words):
+    image = np.array([[0, 59, 60], [61, 70, 255]], np.uint8)
+    checks.check_mask(image < 60, image, below=60)
+    with pytest.raises(checks.ExerciseError, match=words):
+        checks.check_mask(answer(image), image, below=60)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ("abcdef", "fgh", "1 groups are on both sides, among them 'f'"),
+        ("abcdefgh", "", "empty"),
+        ("abcdef", "gx", "no group 'x'"),
+        ("abcde", "gh", "1 groups are on neither side, among them 'f'"),
+        ("abcdefg", "h", "12%"),
+        ("abcd", "efgh", "50%"),
+    ],
+)
+def test_a_split_puts_every_group_on_one_side_and_a_quarter_into_the_test(train, test, words):
+    groups = list("abcdefghhh")
+    checks.check_split(list("abcdef"), ["g", "h"], groups)
+    with pytest.raises(checks.ExerciseError, match=words):
+        checks.check_split(list(train), list(test), groups)
 
 
 def test_the_command_s_summary_and_exit_status(folder, tmp_path):
@@ -425,6 +456,73 @@ def test_a_number_is_checked_against_what_the_exercise_starts_from(capsys):
     checks.check_answer("06.2", 0.25, uncertainty, dice)
     checks.check_answer("06.2", None, uncertainty, dice)
     assert "to be done" in capsys.readouterr().out
+
+
+def test_maps_of_single_pixels_are_judged_by_their_similarity(capsys):
+    mask = np.zeros((4, 4), bool)
+    mask[1:3, 1:3] = True
+    maps = {"flat": np.ones((4, 4)), "sharp": 1.0 + mask, "empty": np.zeros((4, 4))}
+    for answer, words in (("sharp", "✓"), (None, "·"), ("flat", "a larger share"), ("dec9", "must be one of")):
+        assert words in judged(capsys, checks.check_largest_share, answer, maps, mask)
+
+    rows = np.arange(16.0).reshape(4, 4)
+    inside, outside = np.zeros((2, 4, 4), bool)
+    inside[1, 1] = outside[0, 0] = True
+
+    def says(answer, first=inside, second=outside):
+        maps = {True: rows, False: rows.T}
+        return judged(capsys, checks.check_two_pixels, answer, first, second, mask, lambda r: maps[r[1, 1]])
+
+    expected = explain.map_similarity(rows, rows.T)
+    assert says(expected) == "✓"
+    assert says(None) == says(expected, None) == "·"
+    assert "not the map_similarity" in says(-expected)
+    assert "lesion: the region must hold one pixel, it has 4" in says(expected, mask)
+    assert "background: the pixel lies on the other side" in says(expected, inside, inside)
+    assert "boolean mask" in says(expected, rows)
+
+
+def test_a_temperature_is_fitted_on_some_scenes_and_tested_on_others(capsys):
+    rng = np.random.default_rng(0)
+    masks = [rng.random(500) < share for share in (0.2, 0.4, 0.6, 0.8)]
+    probs = [1 / (1 + np.exp(4 - 8 * mask + rng.normal(0, 4 + i, 500))) for i, mask in enumerate(masks)]
+
+    def error(temperature, part):
+        changed = [evaluation.with_temperature(prob, temperature) for prob in probs[part]]
+        return evaluation.expected_calibration_error(evaluation.reliability(masks[part], changed))
+
+    def says(**changed):
+        return judged(capsys, checks.check_temperatures, right | changed, masks, probs, 2.0)
+
+    odd, own = slice(1, None, 2), evaluation.fit_temperature(masks[::2], probs[::2])
+    right = {"own": error(own, odd), "other": error(2.0, odd)}
+    assert says() == "✓"
+    assert says(own=None) == "·"
+    assert "served for the fit" in says(own=error(own, slice(0, None, 2)))
+    assert "all scenes" in says(other=error(2.0, slice(None)))
+    assert "without any temperature" in says(other=error(1.0, odd))
+    assert "own: 0.900 is not the error" in says(own=0.9)
+
+
+def test_pixels_changed_by_half_precision_are_counted_as_a_share(capsys):
+    def network(weight, limit):
+        weights = [np.full(2, weight, np.float32), np.full(1, 1e6 + 0.1, np.float32)]  # save() keeps the second
+        layers = types.SimpleNamespace(get_weights=lambda: weights)
+        return types.SimpleNamespace(network_=layers, predict=lambda images: np.asarray(images) > limit)
+
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
+    whole, half = network(0.1, 7), network(0.5, 9)
+
+    def says(answer, light=half):
+        return judged(capsys, checks.check_changed_pixels, answer, light, whole, images)
+
+    assert says(2 / 16) == "✓"
+    assert says(None) == says(0.5, None) == "·"
+    assert "divide by" in says(2)
+    assert "percentage" in says(12.5)
+    assert "take the mean" in says(0.3)
+    assert "half=True" in says(0.0, whole)
+    assert "loaded again" in says(0.0, "half.npz")
 
 
 def test_a_slider_draws_once_where_nobody_can_move_it(monkeypatch):

@@ -116,29 +116,70 @@ def check_dice(function: Callable[[np.ndarray, np.ndarray], float | None]) -> No
 
 
 @_exercise(to_do="replace None by your mask", right="this is a mask of the image")
-def check_mask(answer: Any, image: np.ndarray) -> None:
-    """Check that an answer is a mask of an image: its type and shape, not its quality."""
+def check_mask(answer: Any, image: np.ndarray, *, below: float | None = None) -> None:
+    """Check that an answer is a mask of an image: its type and shape, and its pixels if they follow from a threshold.
+
+    Parameters
+    ----------
+    answer : (H, W) bool ndarray or None
+        The student's mask.
+    image : (H, W) uint8 ndarray
+        Its image.
+    below : float, optional
+        The mask should hold exactly the pixels below this grey value; by default any mask of the image is right.
+
+    Examples
+    --------
+    >>> image = np.array([[20, 60], [90, 10]], np.uint8)
+    >>> check_mask(image < 60, image, below=60)
+    ✓ this is a mask of the image
+    """
     answer = np.asarray(answer)
     if answer.dtype != bool:
         raise ExerciseError(f"a mask is boolean, got {answer.dtype}: compare with a threshold")
     if answer.shape != image.shape:
         raise ExerciseError(f"the mask has shape {answer.shape}, its image {image.shape}")
+    if below is None or np.array_equal(answer, image < below):
+        return
+    if np.array_equal(answer, image >= below) or np.array_equal(answer, image > below):
+        raise ExerciseError("the mask holds the bright pixels: lesions are darker than the tissue around them")
+    if np.array_equal(answer, image <= below):
+        raise ExerciseError(f"the mask holds pixels of exactly {below}, which are not below it")
+    raise ExerciseError(
+        f"{int((answer != (image < below)).sum())} pixels are on the wrong side of the threshold {below}"
+    )
 
 
-@_exercise(to_do="replace None by the groups of your split", right="no group is on both sides")
-def check_split(train_groups: Any, test_groups: Any) -> None:
-    """Check that no group is on both sides of a split.
+@_exercise(
+    to_do="replace None by the groups of your split", right="every group is on one side, about a quarter in the test"
+)
+def check_split(train_groups: Any, test_groups: Any, groups: Any) -> None:
+    """Check that a split puts every group of a set on one side, and about a quarter of them into the test part.
+
+    Parameters
+    ----------
+    train_groups, test_groups : sequence of str or None
+        The student's groups.
+    groups : sequence of str
+        Group of every image of the set.
 
     Examples
     --------
-    >>> check_split(["a", "b"], ["c"])
-    ✓ no group is on both sides
+    >>> check_split(["a", "b", "c"], ["d"], ["a", "b", "c", "d", "d"])
+    ✓ every group is on one side, about a quarter in the test
     """
-    common = set(map(str, train_groups)) & set(map(str, test_groups))
-    if common:
-        raise ExerciseError(f"{len(common)} groups are on both sides, among them {min(common)!r}")
-    if not len(train_groups) or not len(test_groups):
+    train, test, known = (set(map(str, part)) for part in (train_groups, test_groups, groups))
+    if not train or not test:
         raise ExerciseError("one side of the split is empty")
+    if unknown := (train | test) - known:
+        raise ExerciseError(f"the set has no group {min(unknown)!r}: choose from np.unique(images.groups)")
+    if common := train & test:
+        raise ExerciseError(f"{len(common)} groups are on both sides, among them {min(common)!r}")
+    if lost := known - train - test:
+        raise ExerciseError(f"{len(lost)} groups are on neither side, among them {min(lost)!r}")
+    share = len(test) / len(known)
+    if not 0.2 <= share <= 0.3:
+        raise ExerciseError(f"{share:.0%} of the groups are in the test part, not about a quarter")
 
 
 @_exercise(to_do="replace None by the similarity", right="mirrored duplicates are found, other scenes are not")
@@ -385,7 +426,133 @@ def check_refusal(status: Any) -> None:
         raise ExerciseError(f"the command does not return {status!r}: pass what the call returned")
 
 
-def _smallest_handed_over(uncertainty: np.ndarray, dice: np.ndarray, gain: float = 0.01) -> float:
+@_exercise(to_do="replace None by the name of a map", right="its share inside is the largest")
+def check_largest_share(answer: Any, maps: Mapping[str, np.ndarray], mask: np.ndarray) -> None:
+    """Check which of some maps has the largest share inside a lesion.
+
+    Parameters
+    ----------
+    answer : str or None
+        A key of the maps.
+    maps : mapping of str to (H, W) float ndarray
+        Maps of one image, not negative.
+    mask : (H, W) bool ndarray
+        The lesion.
+
+    Examples
+    --------
+    >>> lesion = np.eye(2, dtype=bool)
+    >>> check_largest_share("sharp", {"flat": np.ones((2, 2)), "sharp": np.eye(2)}, lesion)
+    ✓ its share inside is the largest
+    """
+    if answer not in maps:
+        raise ExerciseError(f"the answer must be one of {list(maps)}, got {answer!r}")
+    inside = {name: values[mask].sum() / values.sum() if values.any() else 0.0 for name, values in maps.items()}
+    if inside[answer] < max(inside.values()):
+        raise ExerciseError(
+            f"another map has a larger share inside than {answer!r}: divide by the sum of the whole map"
+        )
+
+
+@_exercise(right="one pixel in the lesion, one outside, and this is the similarity of their maps")
+def check_two_pixels(
+    answer: Any, inside: Any, outside: Any, mask: np.ndarray, map_of: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Check two regions of one pixel each, and the rank correlation of their maps.
+
+    Parameters
+    ----------
+    answer : float or None
+        The similarity.
+    inside, outside : (H, W) bool ndarray or None
+        A pixel of the lesion, and one of the background.
+    mask : (H, W) bool ndarray
+        The lesion.
+    map_of : callable
+        From a region to its map.
+    """
+    from busutils.explain import map_similarity  # a lesson without networks does without it
+
+    answer = _number(answer)
+    for name, region, place in (("lesion", inside, mask), ("background", outside, ~mask)):
+        region = np.asarray(region)
+        if region.dtype != bool or region.shape != mask.shape:
+            raise ExerciseError(f"{name}: a region is a boolean mask of the image, got {region.dtype} {region.shape}")
+        if (n := int(region.sum())) != 1:
+            raise ExerciseError(f"{name}: the region must hold one pixel, it has {n}")
+        if not (region & place).any():
+            raise ExerciseError(f"{name}: the pixel lies on the other side of the lesion's contour")
+    expected = map_similarity(map_of(np.asarray(inside)), map_of(np.asarray(outside)))
+    if not np.isclose(answer, expected, atol=2e-3, equal_nan=True):
+        raise ExerciseError(f"{answer:.3f} is not the map_similarity of the maps of these two pixels")
+
+
+@_exercise(to_do="replace None by the calibration errors", right="these are the errors of the scenes with an odd index")
+def check_temperatures(
+    answers: Mapping[str, Any], masks: list[np.ndarray], probs: list[np.ndarray], other: float
+) -> None:
+    """Check the calibration errors with a temperature fitted on every other image, and with another temperature.
+
+    Parameters
+    ----------
+    answers : mapping of str to float or None
+        The expected calibration error with the own temperature, then with the other.
+    masks, probs : list of bool and of float ndarray
+        References and probabilities, image by image.
+    other : float
+        The other temperature.
+    """
+    from busutils import evaluation  # it imports scikit-learn
+
+    def error(temperature: float, part: slice) -> float:
+        changed = [evaluation.with_temperature(prob, temperature) for prob in probs[part]]
+        return evaluation.expected_calibration_error(evaluation.reliability(masks[part], changed))
+
+    even, odd, whole = slice(0, None, 2), slice(1, None, 2), slice(None)
+    own = evaluation.fit_temperature(masks[even], probs[even])
+    for (name, answer), temperature in zip(answers.items(), (own, other), strict=True):
+        answer, expected = _number(answer, f"{name}: "), error(temperature, odd)
+        mistakes = {
+            f"{name}: that is the error of the scenes that served for the fit": error(temperature, even),
+            f"{name}: that is the error of all scenes": error(temperature, whole),
+            f"{name}: that is the error without any temperature": error(1.0, odd),
+        }
+        otherwise = f"{name}: {answer:.3f} is not the error: fit on [::2], apply with_temperature and test on [1::2]"
+        _judge_number(answer, expected, mistakes, otherwise, tolerance=1e-3)
+
+
+@_exercise(
+    to_do="save and load the network, then replace None by the share",
+    right="a network of half precision, and the share of pixels that it changes",
+)
+def check_changed_pixels(answer: Any, light: Any, network: Any, images: np.ndarray) -> None:
+    """Check a network that was stored with half precision, and the share of pixels whose mask it changes.
+
+    Parameters
+    ----------
+    answer : float or None
+        The share.
+    light, network : Segmenter
+        The one of half precision (or None), and the original.
+    images : (N, H, W) uint8 ndarray
+        Images.
+    """
+    answer = _number(answer)
+    if not hasattr(light, "network_"):
+        raise ExerciseError(f"pass the network that was loaded again, got {type(light).__name__}")
+    weights = [w for w in light.network_.get_weights() if np.abs(w).max(initial=0) <= np.finfo(np.float16).max]
+    if any((w != w.astype(np.float16)).any() for w in weights):  # save() keeps larger ones as they are
+        raise ExerciseError("this network's weights are not of half precision: save it with half=True")
+    changed = np.asarray(light.predict(images)) != np.asarray(network.predict(images))
+    mistakes = {
+        "that is the number of pixels: divide by that of all pixels": float(changed.sum()),
+        "that is a percentage: give a share": 100 * float(changed.mean()),
+    }
+    otherwise = f"{answer:.3g} is not the share of pixels: compare both masks with != and take the mean"
+    _judge_number(answer, float(changed.mean()), {} if not changed.any() else mistakes, otherwise, tolerance=1e-7)
+
+
+def _smallest_handed_over(uncertainty: np.ndarray, dice: np.ndarray, gain: float = 0.05) -> float:
     """Share of the most uncertain images without which the mean Dice is larger by a gain."""
     ordered = np.asarray(dice)[np.argsort(uncertainty, kind="stable")]
     for gone in range(len(ordered)):
@@ -400,17 +567,13 @@ _ANSWERS: dict[str, tuple[Callable[..., float], float, str]] = {
     "01.2": (lambda areas: np.max(areas), 1e-3, "the areas are shares of the image, computed above"),
     "02.3": (lambda box, image: (box.mean() - image.mean()) / 100, 1e-3, "box below minus the image's mean, over 100"),
     "03.1": (
-        lambda: 1 + 2 * (1 + 1) + 1 + 2 * (2 + 2),
+        lambda: 1 + 4 * (1 + 1) + 1 + 4 * (2 + 2),
         1e-3,
-        "a 3×3 convolution adds two pixels, measured in pixels of its own level; pooling adds one",
+        "a 5×5 convolution adds four pixels, measured in pixels of its own level; pooling adds one",
     ),
     "04.1": (lambda row: 100 * (row[0] - np.min(row)), 0.5, "in-domain minus the worst, times 100"),
-    "05.1": (lambda mask: mask.mean(), 1e-3, "every pixel has the same energy"),
-    "05.2": (lambda: 1.0, 1e-3, "how many pixels are set?"),
     "06.1": (lambda: -0.2 * np.log2(0.2) - 0.8 * np.log2(0.8), 5e-3, "two terms: one for yes, one for no"),
     "06.2": (_smallest_handed_over, 5e-3, "hand over one image more or less, and look at the mean of the rest"),
-    "06.3": (lambda: 1 / (1 + np.sqrt(0.1 / 0.9)), 5e-3, "the logit of 0.9 is log 9; half of it is log 3"),
-    "07.3": (lambda: 0.5, 0.05, "path.stat().st_size counts bytes"),
 }
 
 
@@ -428,7 +591,7 @@ def check_answer(exercise: str, answer: Any, *given: Any) -> None:
 
     Examples
     --------
-    >>> check_answer("05.1", 0.25, np.eye(4, dtype=bool))
+    >>> check_answer("00.3", 0.75, np.eye(4, dtype=bool))
     ✓ right
     """
     expected, tolerance, hint = _ANSWERS[exercise]

@@ -271,7 +271,7 @@ _BEST = {
     "weights": "full",
     "voters": 30,
     "contour": "walker",
-    "reject": 0.1,
+    "reject": 0.07,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "textbook": _TEXTBOOK,

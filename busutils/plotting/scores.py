@@ -15,7 +15,7 @@ from busutils.plotting.style import LINES, colour_of
 
 
 def score_strips(table: pd.DataFrame, *, title: str = "") -> Figure:
-    """Draw every image's Dice as a dot, one strip a method, with the mean and its 95 % interval over groups.
+    """Draw every image's Dice as a dot, one strip a method; below it the mean and its 95 % interval over groups.
 
     Parameters
     ----------
@@ -31,21 +31,22 @@ def score_strips(table: pd.DataFrame, *, title: str = "") -> Figure:
     """
     table = table[(table["mask_area"] > 0) & table["dice"].notna()]
     names = list(dict.fromkeys(table["method"]))
-    colours = [colour_of(name, i) for i, name in enumerate(names)]
-    figure, axes = plt.subplots(figsize=(7, 0.75 * len(names) + 1.4), layout="constrained")
-    sns.stripplot(
-        table, x="dice", y="method", order=names, hue="method", hue_order=names, palette=colours,
-        size=3, alpha=0.45, legend=False, ax=axes,
-    )  # fmt: skip
-    for y, name in enumerate(names):
+    figure, axes = plt.subplots(figsize=(7, 0.9 * len(names) + 1.1), layout="constrained")
+    rng = np.random.default_rng(0)  # the same dots lie in the same places
+    for row, name in enumerate(names):
         part = table[table["method"] == name]
+        heights = row - 0.15 + rng.uniform(-0.2, 0.2, len(part))
+        style = {"alpha": 0.8, "markeredgecolor": "white", "markeredgewidth": 0.4}
+        axes.plot(part["dice"], heights, "o", color=colour_of(name, row), ms=5, **style)
+        y = row + 0.2
         interval = bootstrap_mean(part["dice"], part["group"].to_numpy())
         error = [[interval.mean - interval.low], [interval.high - interval.mean]]
-        axes.errorbar(interval.mean, y, xerr=error, fmt="D", color="black", ms=5, capsize=4, zorder=5)
+        axes.errorbar(interval.mean, y, xerr=error, fmt="D", color="black", ms=5, capsize=4)
         text = f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]  n={len(part)}"
-        axes.annotate(text, (interval.mean, y), (0, 11), textcoords="offset points", ha="center", fontsize=8)
-    # The upper limit leaves room for the first mean's text.
-    axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.7), ylabel="")
+        place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 8}
+        # A text at the edge moves inwards.
+        axes.annotate(text, (min(max(interval.mean, 0.13), 0.86), y), (0, -6), **place)
+    axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.4, -0.5), yticks=range(len(names)), yticklabels=names)
     axes.set_xlabel("Dice of each image; mean, 95 % interval over groups")
     axes.set_title(title, fontsize=11)
     return figure
