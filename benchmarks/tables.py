@@ -50,12 +50,15 @@ def summary_table() -> str:
     summary = evaluation.summarise(table, ["target", "method"]).set_index(["target", "method"])
     targets = table["target"].unique()
     sizes = summary.groupby("target", sort=False)["n"].first()
-    heads = [f"Dice, {target} (n = {sizes[target]:.0f})" for target in targets] + ["Missed", "Specificity"]
+    heads = ["Trained on", *(f"Dice, {target} (n = {sizes[target]:.0f})" for target in targets)]
+    heads += ["Missed", f"Specificity (n = {summary.loc['busi', 'n_normal'].iloc[0]:.0f})"]
     lines = [f"| Method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for method in table["method"].unique():
+    for method, source in table.groupby("method", sort=False)["source"].first().fillna("").items():
+        sets = dict.fromkeys(part.partition("?")[0].strip() for part in source.split(" + ") if part)
         busi = summary.loc[("busi", method)]
         rows = [summary.loc[(target, method)] for target in targets]
-        cells = [f"{row.dice:.2f} [{row.dice_low:.2f}, {row.dice_high:.2f}]" for row in rows]
+        cells = [", ".join(sets).replace("phantom", "simulated") or "nothing"]
+        cells += [f"{row.dice:.2f} [{row.dice_low:.2f}, {row.dice_high:.2f}]" for row in rows]
         cells += [f"{busi.missed:.0%}", f"{busi.normal_specificity:.0%}"]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)

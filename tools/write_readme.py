@@ -46,14 +46,14 @@ LESSONS = {
         "lesson_02_scores",
         "Dice of every test image for four K-Means variants",
     ),
-    "03_train_a_unet": ("a network of your own", "lesson_03_unet_masks", "worst and best contours of a U-Net"),
+    "03_train_a_unet": ("a network of your own", "lesson_03_unet_masks", "masks of K-Means and of a U-Net"),
     "04_compare_across_datasets": (
-        "a test in which only the scanner differs, and a repair",
+        "a test in which only the scanner differs, and a network adapted to it",
         "lesson_04_scanners",
         "one scene through three scanners",
     ),
     "05_read_activation_maps": (
-        "activation maps, and tests that expose an empty one",
+        "maps of what a network responds to, and tests that expose a meaningless one",
         "lesson_05_cams",
         "Seg-Grad-CAM at three levels",
     ),
@@ -63,7 +63,7 @@ LESSONS = {
         "four kinds of uncertainty on one image",
     ),
     "07_use_and_deploy": (
-        "a command, a file without TensorFlow, a web page",
+        "a folder segmented by one command, a network without TensorFlow, a web page",
         "lesson_07_page",
         "the web page with a mask",
     ),
