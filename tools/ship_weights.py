@@ -80,8 +80,8 @@ RECIPES = {
         clone(LIGHT).set_params(epochs=30, learning_rate=1e-3),
         BUSI_FOLDS,
         ONE_HOSPITAL,
-        "phantom-light",
-        ("It began with the weights `phantom-light`.", ARITHMETIC),
+        "phantom-light-start",
+        ("It began with weights that had seen 3,000 simulated images in 10 epochs (`phantom-light-start`).", ARITHMETIC),
     ),
     # The first stage of the networks with an encoder; it is not shipped.
     "phantom-encoder": Recipe(

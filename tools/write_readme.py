@@ -60,7 +60,7 @@ LESSONS = {
     "06_estimate_uncertainty": (
         "a rule for which masks a person should see",
         "lesson_06_uncertainty",
-        "four kinds of uncertainty on one image",
+        "uncertainty of a typical and of a hard image",
     ),
     "07_use_and_deploy": (
         "a folder segmented by one command, a network without TensorFlow, a web page",
