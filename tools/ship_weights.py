@@ -81,7 +81,10 @@ RECIPES = {
         BUSI_FOLDS,
         ONE_HOSPITAL,
         "phantom-light-start",
-        ("It began with weights that had seen 3,000 simulated images in 10 epochs (`phantom-light-start`).", ARITHMETIC),
+        (
+            "It began with weights that had seen 3,000 simulated images in 10 epochs (`phantom-light-start`).",
+            ARITHMETIC,
+        ),
     ),
     # The first stage of the networks with an encoder; it is not shipped.
     "phantom-encoder": Recipe(
