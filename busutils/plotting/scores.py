@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,14 +37,14 @@ def score_strips(table: pd.DataFrame, *, title: str = "") -> Figure:
     for row, name in enumerate(names):
         part = table[table["method"] == name]
         heights = row - 0.15 + rng.uniform(-0.2, 0.2, len(part))
-        style = {"alpha": 0.8, "markeredgecolor": "white", "markeredgewidth": 0.4}
+        style: dict[str, Any] = {"alpha": 0.8, "markeredgecolor": "white", "markeredgewidth": 0.4}
         axes.plot(part["dice"], heights, "o", color=colour_of(name, row), ms=5, **style)
         y = row + 0.2
         interval = bootstrap_mean(part["dice"], part["group"].to_numpy())
         error = [[interval.mean - interval.low], [interval.high - interval.mean]]
         axes.errorbar(interval.mean, y, xerr=error, fmt="D", color="black", ms=5, capsize=4)
         text = f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]  n={len(part)}"
-        place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 8}
+        place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 8}
         # A text at the edge moves inwards.
         axes.annotate(text, (min(max(interval.mean, 0.13), 0.86), y), (0, -6), **place)
     axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.4, -0.5), yticks=range(len(names)), yticklabels=names)
