@@ -51,8 +51,9 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         if path not in self.server.files or path in self.server.busy_once:
-            self.send_error(503 if path in self.server.busy_once else 404)
-            self.server.busy_once.discard(path)
+            busy = path in self.server.busy_once
+            self.server.busy_once.discard(path)  # before the answer: the client may ask again at once
+            self.send_error(503 if busy else 404)
             return
         body = self.server.files[path]
         self.send_response(200)
