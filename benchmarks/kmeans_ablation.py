@@ -3,10 +3,9 @@
 Nothing is tuned here: all constants and weights were chosen before, on BUS-BRA's folds 1 to 4 and on simulated images
 (kmeans_weights.py, kmeans_constants.py, kmeans_presence.py). BUSI was scored seven times: four times for the first version,
 once for the trees and the vote, once, on 507 random images of 780, for a rejection that was fitted to a part of its images,
-and once for this table. The ranking was
-fitted to candidates of exact K-Means after all steps of `best`, so other clusterers, and `best` without one step, are at a
-disadvantage and reject more. "rules" uses the same candidates with hand-set rules; the difference to "best" is learned
-from BUS-BRA's masks.
+and once for this table. The ranking was fitted to candidates of exact K-Means after all steps of `best`, so other
+clusterers, and `best` without one step, are at a disadvantage and reject more. "rules" uses the same candidates with
+hand-set rules; the difference to "best" is learned from BUS-BRA's masks.
 
 Peers come from their libraries: multi-Otsu (scikit-image) and fuzzy c-means (scikit-fuzzy). Multi-Otsu maximises the
 variance between classes, which is the same as minimising the inertia: its thresholds equal those of exact K-Means up to its

@@ -543,3 +543,13 @@ def test_candidates_that_agree_outvote_the_best_one():
     np.testing.assert_array_equal(alone["refined"], alone["chosen"])
     for contour in ("none", "hull", "walker"):
         assert metrics.dice(mask, KMeansSegmenter("best", contour=contour).predict(image[None])[0]) > 0.85
+
+
+def test_steps_tell_the_chance_that_decides_on_rejection():
+    image = datasets.load("phantom?n=4&size=128").lesions().load_arrays(128)[0][0]
+    chance = float(KMeansSegmenter("best", reject=0.0).steps(image)["presence"])
+    assert 0 < chance < 1
+    for reject, kept in ((0.99 * chance, True), (min(1.01 * chance, 1.0), False)):
+        assert KMeansSegmenter("best", reject=reject).steps(image)["chosen"].any() == kept
+    assert np.isnan(KMeansSegmenter("textbook").steps(image)["presence"])
+    assert KMeansSegmenter("best").steps(np.full((64, 64), 90, np.uint8))["presence"] == 0
