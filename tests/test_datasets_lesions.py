@@ -203,6 +203,14 @@ def test_sources_with_a_key_are_cached_others_are_not():
     assert datasets.cache_info().entries == 2
 
 
+def test_a_simulated_set_is_simulated_once_for_all_sizes():
+    data = datasets.load("phantom?n=12&size=48&calipers=0.5")
+    for size in (32, 48, 96):
+        fresh = data.load_arrays(size, use_cache=False)
+        assert all((a == b).all() for a, b in zip(fresh, data.load_arrays(size), strict=True))
+    assert datasets.cache_info().entries == 1
+
+
 # ---- folds
 # ---------------------------------------------------------------------------------------------------
 

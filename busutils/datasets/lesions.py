@@ -351,6 +351,14 @@ class LesionDataset:
         return images, masks
 
     def _cached_arrays(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        sides = {getattr(record.image, "side", None) for record in self.records}
+        if len(sides) == 1 and (side := sides.pop()) not in (None, size):
+            # Simulating takes longer than resizing: a simulated set is made once, at its own size.
+            images, masks = self._cached_arrays(side)
+            return (
+                np.stack([resize_image(image, size) for image in images]),
+                np.stack([resize_mask(mask, size) for mask in masks]),
+            )
         whole = self._whole
         entry = cache.entry_of(whole.records, size)
         if entry is None or not (entry.exists() or len(self) >= _WORTH_CACHING * len(whole)):

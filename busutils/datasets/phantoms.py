@@ -41,6 +41,11 @@ class PhantomSource:
         """Name of the content: generator version and every argument."""
         return f"phantom v{phantom.GENERATOR_VERSION} {self.part} {self.index} {self.options!r}"
 
+    @property
+    def side(self) -> int:
+        """Side of the square in pixels, known before anything is simulated."""
+        return int(dict(self.options)["size"])  # type: ignore[call-overload]
+
     def read(self) -> np.ndarray:
         """Simulate and return the pixels: (H, W) uint8 for an image, (H, W) bool for a mask."""
         return _pixels(self.index, self.options)[self.part == "mask"].copy()
