@@ -522,6 +522,9 @@ class Training:
         all_images, all_masks = self.train
 
         class Batches(keras.utils.PyDataset):
+            def __init__(self) -> None:
+                super().__init__(workers=2)  # threads prepare the next batches while the network computes
+
             def __len__(self) -> int:
                 return training.steps
 
