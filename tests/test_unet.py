@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from busutils import metrics, models
 from busutils.models.augment import augment, augment_batch, lesion_free_window
-from busutils.models.training import Training, validation_groups
+from busutils.models.training import Training, choose_threshold, validation_groups
 
 pytestmark = pytest.mark.tf
 
@@ -31,6 +31,25 @@ def test_it_learns_to_find_discs(tiny_unet, discs):
     assert np.mean(dice) > 0.7
     assert len(tiny_unet.history_) == 12
     assert tiny_unet.history_["loss"].iloc[-1] < tiny_unet.history_["loss"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "probability", "chosen"),
+    # Part of a lesion of 400 pixels that is found at low thresholds only: 4 pixels cost less than 0.01 Dice, 40 cost more.
+    [(4, 0.52, 0.7), (40, 0.52, 0.5), (40, 0.33, 0.3)],
+)
+def test_threshold_is_the_highest_that_costs_at_most_a_hundredth(pixels, probability, chosen):
+    masks = np.zeros((2, 32, 32), bool)
+    masks[0, :20, :20] = True
+    prob = np.where(masks, 0.9, 0.1).reshape(2, -1)
+    prob[0, np.flatnonzero(masks[0])[:pixels]] = probability
+
+    class Fixed:
+        def _square_proba(self, squares):
+            return prob.reshape(masks.shape)[: len(squares)]
+
+    assert choose_threshold(Fixed(), np.zeros(masks.shape, np.uint8), masks) == chosen
+    assert choose_threshold(Fixed(), np.zeros(masks.shape, np.uint8), masks & False) == 0.5
 
 
 def test_saved_and_loaded_weights_predict_the_same(tiny_unet, discs, tmp_path):
