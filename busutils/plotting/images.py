@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from busutils.plotting.style import PREDICTION, TRUTH
 
@@ -46,9 +47,12 @@ def _panels(count: int, columns: int, *, height: float, extra: float = 0.0) -> t
     return figure, list(grid.flat)
 
 
-def _legend(figure: Figure, mask: bool, pred: bool) -> None:
-    handles = [Line2D([], [], color=TRUTH, label="reference")] if mask else []
-    handles += [Line2D([], [], color=PREDICTION, linestyle="--", label="prediction")] if pred else []
+def _legend(figure: Figure, mask: bool, pred: bool, *, fill: bool = False) -> None:
+    handles: list[Artist] = [Line2D([], [], color=TRUTH, label="reference")] if mask else []
+    if pred and fill:
+        handles.append(Patch(color=PREDICTION, alpha=0.4, label="prediction"))
+    elif pred:
+        handles.append(Line2D([], [], color=PREDICTION, linestyle="--", label="prediction"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
@@ -119,7 +123,7 @@ def image_grid(
             _contour(axes, preds[index], PREDICTION, "--")
     if title:
         figure.suptitle(title, fontsize=11)
-    _legend(figure, masks is not None, preds is not None)
+    _legend(figure, masks is not None, preds is not None, fill=fill)
     return figure
 
 
