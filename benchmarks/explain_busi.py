@@ -4,7 +4,7 @@
   lesion was found (Dice of 0.5 or more), because the map of a wrong prediction need not lie inside the lesion;
 - ``survival``: rank correlation of each map with itself after the weights were shuffled from the output back to a layer;
 - ``context``: change of the prediction when calipers are burnt in, or the shadow below the lesion is removed;
-- ``doubt``: uncertainty of each lesion image by entropy, test-time changes, MC dropout, and disagreement of two shipped
+- ``uncertainty``: uncertainty of each lesion image by entropy, test-time changes, MC dropout, and disagreement of two shipped
   networks that never saw the fold; AUROC (area under the ROC curve) of pixel entropy for wrong pixels within 10 pixels of
   both contours, compared with the distance to the predicted contour;
 - ``band``: both AUROCs over all pixels of that band, and the expected calibration error before and after a temperature
@@ -111,8 +111,8 @@ def _band(mask: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return evaluation.contour_band(mask, pred), -np.maximum(inside * pred, outside * ~pred)
 
 
-def doubt(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
-    """Score doubt of pixels and of images."""
+def uncertainty(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
+    """Score the uncertainty of pixels and of images."""
     lesions = test.lesions()
     images, masks = lesions.load_arrays(SIZE)
     probs = segmenter.predict_proba(images)
@@ -135,7 +135,7 @@ def doubt(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> 
                 "id": record.id,
                 "group": record.group,
                 "dice": metrics.dice(masks[i], preds[i]),
-                "doubt": explain.mean_entropy(probs[i], segmenter.threshold_),
+                "uncertainty": explain.mean_entropy(probs[i], segmenter.threshold_),
                 **{
                     name: float(maps[i][candidates].mean()) if candidates.any() else 1.0
                     for name, maps in spreads.items()
@@ -150,7 +150,7 @@ def doubt(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> 
         f"AUROC image by image: entropy {evaluation.bootstrap_mean(table['auc_entropy'], table['group'])}, "
         f"less nearness {gain.difference}"
     )
-    for name in ("doubt", *spreads):
+    for name in ("uncertainty", *spreads):
         kept = table.sort_values(name, kind="stable").head(round(0.8 * len(table)))
         poor = roc_auc_score(table["dice"] < 0.5, table[name])
         print(
@@ -212,7 +212,7 @@ def band(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> p
 
 
 def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
-    """Compare doubt and calibration at home with those on two sets from elsewhere."""
+    """Compare uncertainty and calibration in-domain with those on two external sets."""
     temperature = _temperature_of_home(segmenter)
     others = {"busi, fold 5": test.lesions(), "stu": datasets.load("stu").lesions()}
     bus_bra = datasets.load("bus-bra").lesions()
@@ -227,9 +227,11 @@ def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) ->
             bins.append(part.assign(set=name, temperature=used))
             print(f"{name:14s} temperature {used:.2f}: expected calibration error in the band {error:.3f}")
         scores = [metrics.dice(m, p) for m, p in zip(masks, segmenter.masks_from(probs), strict=True)]
-        doubts = [explain.mean_entropy(prob, segmenter.threshold_) for prob in probs]
+        uncertainties = [explain.mean_entropy(prob, segmenter.threshold_) for prob in probs]
         tables.append(
-            pd.DataFrame({"set": name, "id": lesions.ids, "group": lesions.groups, "dice": scores, "doubt": doubts})
+            pd.DataFrame(
+                {"set": name, "id": lesions.ids, "group": lesions.groups, "dice": scores, "uncertainty": uncertainties}
+            )
         )
     write_table(pd.concat(bins, ignore_index=True).round(5), FIGURES / "explain_busi_domain_bins.csv")
     table = pd.concat(tables, ignore_index=True)
@@ -238,9 +240,9 @@ def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) ->
         both = pd.concat([home, part])
         away = np.arange(len(both)) >= len(home)
         print(
-            f"{name:14s} n {len(part)}, Dice {part['dice'].mean():.3f}, doubt {part['doubt'].mean():.3f}; AUROC of "
-            f"doubt for the set {roc_auc_score(away, both['doubt']):.3f}, for a Dice below 0.5 "
-            f"{roc_auc_score(part['dice'] < 0.5, part['doubt']) if (part['dice'] < 0.5).any() else np.nan:.3f}"
+            f"{name:14s} n {len(part)}, Dice {part['dice'].mean():.3f}, uncertainty {part['uncertainty'].mean():.3f}; AUROC of "
+            f"uncertainty for the set {roc_auc_score(away, both['uncertainty']):.3f}, for a Dice below 0.5 "
+            f"{roc_auc_score(part['dice'] < 0.5, part['uncertainty']) if (part['dice'] < 0.5).any() else np.nan:.3f}"
         )
     return table
 
@@ -326,7 +328,7 @@ PARTS = {
     "energy": energy,
     "survival": survival,
     "context": context,
-    "doubt": doubt,
+    "uncertainty": uncertainty,
     "band": band,
     "domain": domain,
     "cost": cost,

@@ -312,8 +312,8 @@ def workers_line() -> str:
 
 def maps_table() -> str:
     """Which maps lie inside the lesion and depend on what was learned, and whether uncertainty finds the errors, on BUSI's fold 5."""
-    parts = ("energy", "survival", "doubt", "band", "context", "domain", "cost")
-    energy, survival, doubt, band, context, domain, cost = (
+    parts = ("energy", "survival", "uncertainty", "band", "context", "domain", "cost")
+    energy, survival, uncertainty, band, context, domain, cost = (
         pd.read_csv(FIGURES / f"explain_busi_{part}.csv") for part in parts
     )
     edges = energy[energy["map"] == "edges"].set_index("id")["inside"]
@@ -336,20 +336,24 @@ def maps_table() -> str:
         lines.append(
             f"| {name} | {evaluation.bootstrap_mean(part['inside'], part['group'])} | {told} | {like} | {took} |"
         )
-    auc = evaluation.bootstrap_mean(doubt["auc_entropy"], doubt["group"])
-    less = evaluation.compare(doubt["auc_entropy"], doubt["auc_nearness"], doubt["group"].to_numpy()).difference
-    kept = doubt.sort_values("doubt", kind="stable").head(round(0.8 * len(doubt)))
+    auc = evaluation.bootstrap_mean(uncertainty["auc_entropy"], uncertainty["group"])
+    less = evaluation.compare(
+        uncertainty["auc_entropy"], uncertainty["auc_nearness"], uncertainty["group"].to_numpy()
+    ).difference
+    kept = uncertainty.sort_values("uncertainty", kind="stable").head(round(0.8 * len(uncertainty)))
     value = band.set_index("measure")["value"]
     ece = [f"{name.removeprefix('ECE, ')} {value[name]:.3f}" for name in value.index if name.startswith("ECE")]
     moved = []
     for name, part in context.groupby("change", sort=False):
         change = evaluation.compare(part["dice_after"], part["dice_before"], part["group"].to_numpy()).difference
         moved.append(f"{name} {change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
-    abroad = [
-        f"{name} {part['doubt'].mean():.2f} bit, Dice {part['dice'].mean():.2f}, AUROC "
-        f"{roc_auc_score(part['dice'] < 0.5, part['doubt']):.2f}, n = {len(part)}"
-        for name, part in domain.groupby("set", sort=False)
-    ]
+    abroad = []
+    for name, part in domain.groupby("set", sort=False):
+        poor = part["dice"] < 0.5
+        auroc = f"AUROC {roc_auc_score(poor, part['uncertainty']):.2f}" if poor.any() else "none below 0.5"
+        abroad.append(
+            f"{name} {part['uncertainty'].mean():.2f} bit, Dice {part['dice'].mean():.2f}, {auroc}, n = {len(part)}"
+        )
     bins = pd.read_csv(FIGURES / "explain_busi_domain_bins.csv")
     errors = bins.groupby(["set", "temperature"], sort=False)[list(bins)].apply(evaluation.expected_calibration_error)
     calibrated = [
@@ -362,8 +366,8 @@ def maps_table() -> str:
         "",
         f"- Pixels: within 10 px of the contours, entropy separates wrong from right pixels with an AUROC of {auc}, {less.mean:+.3f} "
         f"[{less.low:+.3f}, {less.high:+.3f}] against the distance to the predicted contour.",
-        f"- Images: the 80 % with the least uncertainty have a mean Dice of {kept['dice'].mean():.3f}, all {len(doubt)} lesion images "
-        f"{doubt['dice'].mean():.3f}.",
+        f"- Images: the 80 % with the least uncertainty have a mean Dice of {kept['dice'].mean():.3f}, all {len(uncertainty)} lesion images "
+        f"{uncertainty['dice'].mean():.3f}.",
         f"- Expected calibration error: {'; '.join(ece)}.",
         f"- Change of Dice: {'; '.join(moved)}.",
         f"- The same error in the band by set, as it is and with the temperature fitted on BUSI: {'; '.join(calibrated)}.",

@@ -130,7 +130,7 @@ CARD = """# {name}
 {network}. **For teaching and research only; not a medical device.**
 
 - **Trained on**: {data}. {n_train} images (`{trained_on}`). The threshold ({threshold:.3f}) was chosen on
-  validation groups among them, a tenth of the images; nothing else was chosen by a score.
+  validation groups among them, a tenth of the images; nothing else was chosen by a score unless a line below says so.
 - **Command**: `python tools/ship_weights.py {name}`; seed {seed}, {epochs} epochs, settings in the file itself. Another processor
   adds in another order and ends in other weights with the same settings.
 {notes}- **Limits**: {limits}

@@ -50,7 +50,8 @@ class PixelSource(Protocol):
 
     ``read()`` returns ``(H, W) uint8`` for an image, and ``(H, W)`` bool or uint8 for a mask. A source may
     also have a string attribute ``key`` that names its content (settings, seed, version); sources with a key
-    are kept in the array cache, others are made anew each time.
+    are kept in the array cache, others are made anew each time. An integer attribute ``side`` says that all pixels
+    are squares of that side: the cache then keeps them at that size only.
     """
 
     def read(self) -> np.ndarray:
