@@ -29,44 +29,16 @@ PAGES = (
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from tables import TABLES  # noqa: E402
 
-# Lesson → what its reader builds, the picture that stands for it, what that picture shows.
+# Lesson → its picture and what that shows.
 LESSONS = {
-    "00_start_here": (
-        "a first mask and its score",
-        "lesson_00_first_masks",
-        "K-Means contours on four simulated scans",
-    ),
-    "01_explore_the_data": (
-        "an audited image set, split without data leakage",
-        "lesson_01_near_duplicates",
-        "pairs of near-duplicates",
-    ),
-    "02_segment_with_kmeans": (
-        "a segmenter without a network that beats the baseline",
-        "lesson_02_scores",
-        "Dice of every test image for four K-Means variants",
-    ),
-    "03_train_a_unet": ("a network of your own", "lesson_03_unet_masks", "masks of K-Means and of a U-Net"),
-    "04_compare_across_datasets": (
-        "a test in which only the scanner differs, and a network adapted to it",
-        "lesson_04_scanners",
-        "one scene through three scanners",
-    ),
-    "05_read_activation_maps": (
-        "maps of what a network responds to, and tests that expose a meaningless one",
-        "lesson_05_cams",
-        "Seg-Grad-CAM at three levels",
-    ),
-    "06_estimate_uncertainty": (
-        "a rule for which masks a person should see",
-        "lesson_06_uncertainty",
-        "uncertainty of a typical and of a hard image",
-    ),
-    "07_use_and_deploy": (
-        "a folder segmented by one command, a network without TensorFlow, a web page",
-        "lesson_07_page",
-        "the web page with a mask",
-    ),
+    "00_start_here": ("lesson_00_first_masks", "textbook K-Means marks everything dark, not only the lesion"),
+    "01_explore_the_data": ("lesson_01_near_duplicates", "pairs of near-duplicates"),
+    "02_segment_with_kmeans": ("lesson_02_scores", "Dice of every test image for four K-Means variants"),
+    "03_train_a_unet": ("lesson_03_unet_masks", "masks of K-Means and of a U-Net"),
+    "04_compare_across_datasets": ("lesson_04_scanners", "one scene through three scanners"),
+    "05_read_activation_maps": ("lesson_05_cams", "Seg-Grad-CAM at three levels"),
+    "06_estimate_uncertainty": ("lesson_06_uncertainty", "uncertainty of a typical and of a hard image"),
+    "07_use_and_deploy": ("lesson_07_page", "the web page with a mask"),
 }
 
 # Pictures that are drawn from several tables.
@@ -83,12 +55,15 @@ def collect_minutes(folder: Path) -> None:
 
 
 def lessons_table() -> str:
-    """The lessons with a picture, what the reader builds, and the minutes they run."""
+    """The lessons with a picture, the minutes they run, and what lesson 00 says that the reader builds."""
     minutes = pd.read_csv(MINUTES).set_index("lesson")["minutes"]
+    cells = json.loads((ROOT / "notebooks" / "00_start_here.ipynb").read_text(encoding="utf-8"))["cells"]
+    contents = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown")
     lines = ["| | Lesson | You build | Minutes to run |", "|---|---|---|---|"]
-    for lesson, (product, picture, shows) in LESSONS.items():
-        title = f"{lesson[:2]} · {lesson[3:].replace('_', ' ').capitalize()}"
-        title = title.replace("kmeans", "K-Means").replace("unet", "U-Net").replace("a u-net", "a U-Net")
+    for lesson, (picture, shows) in LESSONS.items():
+        title, product = re.search(
+            rf"^\| \[?({lesson[:2]} · [^]|]+?)(?:\]\(.*?\))? \| (.*?) \|", contents, re.M
+        ).groups()
         image = f'<img src="figures/{picture}.png" alt="{shows}" width="150">'
         lines.append(f"| {image} | [{title}](notebooks/{lesson}.ipynb) | {product} | {minutes[lesson]:.1f} |")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ METHODS = {"constant": "ConstantMaskSegmenter", "kmeans": "KMeansSegmenter", "un
 # Name → module: imported when first asked for, so that K-Means never pays for Keras.
 _LAZY = {
     "ConstantMaskSegmenter": "busutils.models.constant",
+    "FunctionSegmenter": "busutils.models.function",
     "KMeansSegmenter": "busutils.models.kmeans",
     "UNetSegmenter": "busutils.models.training",
     "RUNTIMES": "busutils.models.runtimes",

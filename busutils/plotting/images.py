@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -50,7 +50,8 @@ def _panels(count: int, columns: int, *, height: float, extra: float = 0.0) -> t
 def _legend(figure: Figure, mask: bool, pred: bool, *, fill: bool = False) -> None:
     handles: list[Artist] = [Line2D([], [], color=TRUTH, label="reference")] if mask else []
     if pred and fill:
-        handles.append(Patch(color=PREDICTION, alpha=0.4, label="prediction"))
+        on_dark_tissue = 0.4 * np.array(to_rgb(PREDICTION)) + 0.6 * 0.15  # as it looks in the picture
+        handles.append(Patch(color=on_dark_tissue, label="prediction"))
     elif pred:
         handles.append(Line2D([], [], color=PREDICTION, linestyle="--", label="prediction"))
     if handles:
