@@ -2,7 +2,8 @@
 
 - ``energy``: share of each map's sum inside the reference, compared with an edge filter and a flat map, on images whose
   lesion was found (Dice of 0.5 or more), because the map of a wrong prediction need not lie inside the lesion;
-- ``survival``: rank correlation of each map with itself after the weights were shuffled from the output back to a layer;
+- ``survival``: rank correlation of each map with itself after the weights were shuffled from the output back to a layer,
+  for two regions (predicted lesion, whole image), and as a control with the map of another image;
 - ``context``: change of the prediction when calipers are burnt in, or the shadow below the lesion is removed;
 - ``uncertainty``: uncertainty of each lesion image by entropy, test-time changes, MC dropout, and disagreement of two shipped
   networks that never saw the fold; AUROC (area under the ROC curve) of pixel entropy for wrong pixels within 10 pixels of
@@ -36,6 +37,7 @@ from busutils import datasets, evaluation, explain, jobs, metrics, models, plott
 from busutils.models.training import validation_groups
 
 SIZE = 256
+SHUFFLES = 3  # shuffled networks per layer
 
 Map = Callable[[models.Segmenter, np.ndarray, np.ndarray], np.ndarray]
 
@@ -78,28 +80,51 @@ def energy(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) ->
 
 
 def survival(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
-    """Shuffle weights layer by layer and look at what is left of each map."""
+    """Shuffle weights layer by layer and look at what is left of each map.
+
+    Both networks explain the same region: the predicted lesion, or the whole image, which points at no place. Two maps of
+    one region may be similar for that reason alone. As a control, the shuffled network is also given another image.
+    """
     lesions = test.lesions()
     images, _ = lesions.load_arrays(SIZE)
     preds = segmenter.predict(images)
     found = [i for i in range(len(lesions)) if preds[i].any()]
-    chosen = np.random.default_rng(0).permutation(found)[: max(n // 5, 2)]
+    order = np.random.default_rng(0).permutation(found)
+    one_of_group = {lesions.groups[i]: i for i in reversed(order)}  # so that another image shows another lesion
+    chosen = sorted(one_of_group.values(), key=list(order).index)[: max(n // 2, 2)]
+    others = [*chosen[1:], chosen[0]]
+    everything = np.ones((SIZE, SIZE), bool)
     rows = []
-    for name in (
-        "Seg-Grad-CAM, bottleneck",
-        "Seg-Grad-CAM, dec1",
-        "HiRes-CAM, bottleneck",
-        "integrated gradients",
-        "edges",
+    for name in tqdm(
+        ("Seg-Grad-CAM, bottleneck", "Seg-Grad-CAM, dec1", "HiRes-CAM, bottleneck", "integrated gradients", "edges"),
+        desc="survival",
+        unit="map",
     ):
-        before = [MAPS[name](segmenter, images[i], preds[i]) for i in chosen]
+        draw = MAPS[name]
+        before = {
+            "lesion": [draw(segmenter, images[i], preds[i]) for i in chosen],
+            "whole image": [draw(segmenter, images[i], everything) for i in chosen],
+        }
         for layer in ("logits", "dec1_conv_a", "dec3_conv_a", "bottleneck_conv_a", "enc1_conv_a"):
-            shuffled = explain.randomise(segmenter, layer)
-            for index, (i, first) in enumerate(zip(chosen, before, strict=True)):
-                after = MAPS[name](shuffled, images[i], preds[i])  # of the same region
-                rows.append((index, layer, explain.map_similarity(first, after), name))
-    table = pd.DataFrame(rows, columns=["image", "layer", "similarity", "map"])
-    print(table.groupby(["map", "layer"], sort=False)["similarity"].mean().unstack(sort=False).round(2).to_string())
+            for seed in range(SHUFFLES):
+                shuffled = explain.randomise(segmenter, layer, seed=seed)
+                whole = [draw(shuffled, images[i], everything) for i in chosen]
+                after = {
+                    ("lesion", "same"): [draw(shuffled, images[i], preds[i]) for i in chosen],
+                    ("lesion", "another"): [
+                        draw(shuffled, images[j], preds[i]) for i, j in zip(chosen, others, strict=True)
+                    ],
+                    ("whole image", "same"): whole,
+                    ("whole image", "another"): [*whole[1:], whole[0]],
+                }
+                for (region, shown), maps in after.items():
+                    for index, pair in enumerate(zip(before[region], maps, strict=True)):
+                        rows.append((index, layer, explain.map_similarity(*pair), name, seed, region, shown))
+    table = pd.DataFrame(rows, columns=["image", "layer", "similarity", "map", "shuffle", "region", "shown"])
+    # The sign does not matter, and nothing is left in a map of zeros.
+    alike = table.assign(similarity=table["similarity"].abs().fillna(0.0))
+    means = alike.groupby(["map", "region", "shown", "layer"], sort=False)["similarity"].mean()
+    print(means.unstack(sort=False).round(2).to_string())
     return table
 
 

@@ -318,23 +318,42 @@ def maps_table() -> str:
     )
     edges = energy[energy["map"] == "edges"].set_index("id")["inside"]
     last = survival[survival["layer"] == survival["layer"].iloc[-1]]
+    controlled = "region" in last
+    if not controlled:  # a table in which both networks explained the predicted lesion of the same image
+        last = last.assign(region="lesion", shown="same")
     left = last.assign(alike=last["similarity"].abs().fillna(0.0), empty=last["similarity"].isna())
-    left = left.groupby("map").agg(alike=("alike", "mean"), empty=("empty", "sum"))
+    left = left.groupby(["map", "region", "shown"]).agg(alike=("alike", "mean"), empty=("empty", "sum"))
+    regions = list(dict.fromkeys(last["region"]))
     passes = cost[cost["network"] == cost["network"].iloc[0]].set_index("method")["forward_passes"]
+    limit = (
+        "Two maps of one region may be similar for that reason alone: what is left with *another image* does not "
+        "come from the image."
+        if controlled
+        else "Both networks explained the same region, the lesion that the trained one predicted, so a part of the similarity may "
+        "come from the region and not from the image; a control with another image was not measured. "
+        f"With {last['image'].nunique()} images and one shuffling each, no map passes or fails."
+    )
     lines = [
-        "| Map | Share inside the lesion | Less the edge filter's | Similarity, weights shuffled | Forward passes |",
-        "|---|---|---|---|---|",
+        "| Map | Share inside the lesion | Less the edge filter's | "
+        + " | ".join(f"Similarity, weights shuffled, region: {region}" for region in regions)
+        + " | Forward passes |",
+        "|---" * (4 + len(regions)) + "|",
     ]
     for name, part in energy.groupby("map", sort=False):
         gain = evaluation.compare(part["inside"], edges[part["id"]], part["group"].to_numpy()).difference
         told = "" if name == "edges" else f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        like = "not measured"
-        if name in left.index:
-            empty = f", {left.loc[name, 'empty']} empty" if left.loc[name, "empty"] else ""
-            like = f"{left.loc[name, 'alike']:.2f}{empty}"
+        likes = []
+        for region in regions:
+            like = "not measured"
+            if (name, region, "same") in left.index:
+                alike, n_empty = left.loc[(name, region, "same")]
+                like = f"{alike:.2f}" + (f", {n_empty:.0f} empty" if n_empty else "")
+            if (name, region, "another") in left.index:
+                like += f"; another image {left.loc[(name, region, 'another'), 'alike']:.2f}"
+            likes.append(like)
         took = f"{passes[name]:.1f}" if passes.get(name, 0) > 0.5 else ""
         lines.append(
-            f"| {name} | {evaluation.bootstrap_mean(part['inside'], part['group'])} | {told} | {like} | {took} |"
+            f"| {name} | {evaluation.bootstrap_mean(part['inside'], part['group'])} | {told} | {' | '.join(likes)} | {took} |"
         )
     auc = evaluation.bootstrap_mean(uncertainty["auc_entropy"], uncertainty["group"])
     less = evaluation.compare(
@@ -362,7 +381,7 @@ def maps_table() -> str:
     lines += [
         "",
         f"{energy['id'].nunique()} images whose lesion was found; {last['image'].nunique()} for the shuffling, where 1 is the same "
-        "map, 0 an unrelated or an empty one: what stays near 1 shows the image and not the network. Costs are those of one 256² image and the network as shipped, which works on 160².",
+        f"map, 0 an unrelated or an empty one. {limit} Costs are those of one 256² image and the network as shipped, which works on 160².",
         "",
         f"- Pixels: within 10 px of the contours, entropy separates wrong from right pixels with an AUROC of {auc}, {less.mean:+.3f} "
         f"[{less.low:+.3f}, {less.high:+.3f}] against the distance to the predicted contour.",

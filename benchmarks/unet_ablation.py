@@ -9,7 +9,9 @@ at 128²:
 - ``no crops``: without these crops;
 - ``phantoms first``: pretrained with 5,000 simulated images, counted with repetitions;
 - ``phantoms first and mixed``: pretrained so, and a fifth of the images simulated;
-- ``wide augmentation``: the same with the augmentation of recipe 4: wider geometry, and the processing of scanners.
+- ``wide augmentation``: the same with the augmentation of recipe 4: wider geometry, and the processing of scanners;
+- ``wide from pretraining on``: the pretraining also has that augmentation, as in recipe 4;
+- ``random convolutions``: the same, and half of the images are mixed with themselves after a random filter.
 
 Writes figures/unet_ablation.csv, one row for each training and threshold: mean Dice of lesion images, share of missed
 lesions (Dice below 0.1) and, if there are normal images, specificity, with the mirror image as test-time augmentation and
@@ -29,6 +31,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 from _common import FIGURES, command_line, write_table
+from scipy import ndimage
 
 from busutils import datasets, metrics
 from busutils.models import augment as package
@@ -49,6 +52,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "phantoms first": {"first": True},
     "phantoms first and mixed": {"first": True, "mixed": 0.2},
     "wide augmentation": {"first": True, "mixed": 0.2, "wide": True},
+    "wide from pretraining on": {"first": True, "mixed": 0.2, "wide": True, "wide_first": True},
+    "random convolutions": {"first": True, "mixed": 0.2, "wide": True, "wide_first": True, "filtered": True},
 }
 Pool = tuple[np.ndarray, np.ndarray, float]  # images, masks, share of a batch
 
@@ -63,7 +68,27 @@ def narrow_geometry(rng: np.random.Generator, size: int, strength: float) -> tup
     return matrix, centre - matrix @ (centre + rng.uniform(-0.1, 0.1, 2) * size)
 
 
-def train(pools: list[Pool], seed: int, start: list[np.ndarray] | None, *, lesion_free: float = 0.1) -> keras.Model:
+def mix_with_filtered(images: np.ndarray, rng: np.random.Generator) -> None:
+    """Mix half of the images with themselves after a random filter (Xu et al. 2021, RandConv, arXiv:2007.13003)."""
+    for index, image in enumerate(images):
+        if rng.random() < 0.5:
+            side = int(rng.choice([1, 3, 5, 7]))
+            values = image / 255.0
+            kernel = rng.standard_normal((side, side)).astype(np.float32) / side
+            other = ndimage.convolve(values, kernel, mode="mirror")
+            other = (other - other.mean()) / (other.std() + 1e-6) * (values.std() + 1e-6) + values.mean()
+            share = rng.uniform(0, 1)
+            images[index] = np.clip(share * values + (1 - share) * other, 0, 1) * 255
+
+
+def train(
+    pools: list[Pool],
+    seed: int,
+    start: list[np.ndarray] | None,
+    *,
+    lesion_free: float = 0.1,
+    filtered: bool = False,
+) -> keras.Model:
     """Train with the package's loss, optimiser, schedule and average of the weights; sources have fixed shares."""
     network = unet(SIZE, encoder=LITE0, seed=seed)
     if start is None:
@@ -88,6 +113,8 @@ def train(pools: list[Pool], seed: int, start: list[np.ndarray] | None, *, lesio
         changed, moved = package.augment_batch(
             np.concatenate(images), np.concatenate(masks), rng, lesion_free=lesion_free
         )
+        if filtered:
+            mix_with_filtered(changed, rng)
         network.train_on_batch(changed[..., None], moved[..., None].astype(np.float32))
         if step % 4 == 3 or step == steps - 1:
             momentum = min(1 - 1 / (0.05 * steps), (step + 1) / (step + 10)) ** 4
@@ -129,8 +156,8 @@ def main() -> None:
     narrow = patch.multiple(package, _geometry=narrow_geometry, _processing=lambda values, *_: values)
 
     @functools.cache
-    def start() -> list[np.ndarray]:
-        with narrow:
+    def start(wide: bool) -> list[np.ndarray]:
+        with contextlib.nullcontext() if wide else narrow:
             return train([(*phantoms, 1.0)], 0, None).get_weights()
 
     done = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["setting", "source", "seed"])
@@ -139,9 +166,10 @@ def main() -> None:
             continue
         options = dict(SETTINGS[name])
         first, mixed, wide = options.pop("first", False), options.pop("mixed", 0.0), options.pop("wide", False)
+        wide_first = options.pop("wide_first", False)
         pools = [(*arrays[source], 1 - mixed), (*phantoms, mixed)]
         with contextlib.nullcontext() if wide else narrow:
-            network = train(pools, seed, start() if first else None, **options)
+            network = train(pools, seed, start(wide_first) if first else None, **options)
         (target,) = set(hospitals) - {source}
         rows = score(network, *arrays[target])
         rows.insert(0, "seed", seed)

@@ -404,13 +404,30 @@ def test_numbers_with_a_name_of_their_own_are_judged_by_it(capsys):
         (1 / 2, "the share of the rest"),
         (0.9, "not that share"),
     ):
-        assert words in judged(capsys, checks.check_twins, answer, groups, test)
+        assert words in judged(capsys, checks.check_near_duplicates, answer, groups, test)
 
     known = {"pixels": 1000, "width_px": 256, "width_mm": 40}
     for answer, words in ((24.4, "✓"), (None, "·"), (156.25, "its height and its width"), (1000, "one pixel")):
         assert words in judged(capsys, checks.check_area, answer, **known)
-    for answer, words in ((2, "✓"), (None, "·"), (0, "all went well"), (1, "some images"), ("no", "does not return")):
-        assert words in judged(capsys, checks.check_refusal, answer)
+
+
+def test_files_for_a_person_are_those_with_an_error_an_empty_mask_or_a_high_uncertainty(capsys):
+    columns = {"area_px": [10, 0, 10, np.nan, 10], "uncertainty": [0.5, 0.5, 0.9, np.nan, 0.85]}
+    table = pd.DataFrame({"file": list("abcde"), "error": [np.nan, "", np.nan, "broken", ""], **columns})
+
+    def says(answer):
+        return judged(capsys, checks.check_review, answer, table, 0.85)
+
+    assert says(["b", "c", "d"]) == says(table["file"][1:4]) == "✓"
+    assert says(None) == "·"
+    assert says(["b", "c"]) == "files with an error: 1 missing"
+    assert says(["c", "d"]) == "files with an empty mask: 1 missing"
+    assert says([]) == "files with an error: 1 missing"
+    assert says(["b", "d"]) == "files with an uncertainty above 0.85: 1 missing"
+    assert "1 of these files have a mask" in says(["b", "c", "d", "e"])
+    assert "no file 'z'" in says(["z"])
+    assert "list of names, got str" in says("bcd")
+    assert "list of names, got int" in says(3)
 
 
 def test_an_edit_must_brighten_one_place_only(capsys):

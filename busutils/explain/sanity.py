@@ -89,7 +89,7 @@ def map_similarity(first: np.ndarray, second: np.ndarray) -> float:
 def randomise(segmenter: Segmenter, down_to: str, *, seed: int = 0) -> Segmenter:
     """Copy a segmenter and shuffle its weights, from the output back to a layer (cascading randomisation).
 
-    A map that does not change shows the image, not what the network has learned.
+    A map that does not change does not show what the network has learned.
 
     Parameters
     ----------

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from busutils import metrics
 
@@ -372,7 +373,7 @@ def check_mean_iou(answer: Any, *, accuracy: float, precision: float, recall: fl
 
 
 @_exercise()
-def check_twins(answer: Any, groups: np.ndarray, test: np.ndarray) -> None:
+def check_near_duplicates(answer: Any, groups: np.ndarray, test: np.ndarray) -> None:
     """Check the share of test images that have another image of their group outside the test.
 
     Parameters
@@ -415,15 +416,35 @@ def check_area(answer: Any, *, pixels: int, width_px: int, width_mm: float) -> N
     _judge_number(answer, expected, mistakes, otherwise, tolerance=2e-3 * expected)
 
 
-@_exercise(to_do="replace None by what the call returned")
-def check_refusal(status: Any) -> None:
-    """Check the exit status of a command that was asked for something it cannot do."""
-    if status == 0:
-        raise ExerciseError("0 tells a script that all went well: was the folder really missing?")
-    if status == 1:
-        raise ExerciseError("1 means that some images of a folder failed; here there is no folder")
-    if status != 2:  # as in shells and argparse: the command was used wrongly
-        raise ExerciseError(f"the command does not return {status!r}: pass what the call returned")
+@_exercise(to_do="replace None by the names of the files", right="these are the files that a person must look at")
+def check_review(answer: Any, table: pd.DataFrame, limit: float) -> None:
+    """Check the files of a table of predictions that a person must look at.
+
+    Parameters
+    ----------
+    answer : sequence of str or None
+        Their names: files with an error, an empty mask, or too high an uncertainty.
+    table : pandas.DataFrame
+        With columns ``file, area_px, uncertainty, error``; an ``error`` may be empty or ``nan``.
+    limit : float
+        Of the uncertainty, in bits.
+    """
+    if isinstance(answer, str) or not isinstance(answer, Iterable):
+        raise ExerciseError(f"the answer must be a list of names, got {type(answer).__name__}")
+    named = set(map(str, answer))
+    if unknown := named - set(table["file"]):
+        raise ExerciseError(f"the table has no file {min(unknown)!r}")
+    reasons = {
+        "an error": table["error"].fillna("") != "",
+        "an empty mask": table["area_px"] == 0,
+        f"an uncertainty above {limit}": table["uncertainty"] > limit,
+    }
+    for reason, found in reasons.items():
+        if missing := set(table.loc[found, "file"]) - named:
+            raise ExerciseError(f"files with {reason}: {len(missing)} missing")
+    needed = set(table.loc[np.logical_or.reduce(list(reasons.values())), "file"])
+    if spare := named - needed:
+        raise ExerciseError(f"{len(spare)} of these files have a mask, no error and a low uncertainty")
 
 
 @_exercise(to_do="replace None by the name of a map", right="its share inside is the largest")
