@@ -50,8 +50,8 @@ def _panels(count: int, columns: int, *, height: float, extra: float = 0.0) -> t
 def _legend(figure: Figure, mask: bool, pred: bool, *, fill: bool = False) -> None:
     handles: list[Artist] = [Line2D([], [], color=TRUTH, label="reference")] if mask else []
     if pred and fill:
-        on_dark_tissue = 0.4 * np.array(to_rgb(PREDICTION)) + 0.6 * 0.15  # as it looks in the picture
-        handles.append(Patch(color=on_dark_tissue, label="prediction"))
+        red, green, blue = (0.4 * part + 0.6 * 0.15 for part in to_rgb(PREDICTION))  # as over dark tissue
+        handles.append(Patch(color=(red, green, blue), label="prediction"))
     elif pred:
         handles.append(Line2D([], [], color=PREDICTION, linestyle="--", label="prediction"))
     if handles:
