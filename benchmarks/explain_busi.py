@@ -90,8 +90,8 @@ def survival(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) 
     preds = segmenter.predict(images)
     found = [i for i in range(len(lesions)) if preds[i].any()]
     order = np.random.default_rng(0).permutation(found)
-    one_of_group = {lesions.groups[i]: i for i in reversed(order)}  # so that another image shows another lesion
-    chosen = sorted(one_of_group.values(), key=list(order).index)[: max(n // 2, 2)]
+    _, first = np.unique(lesions.groups[order], return_index=True)  # so that another image shows another lesion
+    chosen = order[np.sort(first)][: max(n // 2, 2)].tolist()
     others = [*chosen[1:], chosen[0]]
     everything = np.ones((SIZE, SIZE), bool)
     rows = []
@@ -199,7 +199,7 @@ def _in_bands(segmenter: models.Segmenter, lesions: datasets.LesionDataset) -> t
     return truth, inside, wrong, near, list(masks), list(probs)
 
 
-def _temperature_of_home(segmenter: models.Segmenter) -> float:
+def _in_domain_temperature(segmenter: models.Segmenter) -> float:
     """Temperature fitted in the bands of the training's own validation groups."""
     train, _ = datasets.load("busi").split(5)
     truth, inside, *_ = _in_bands(segmenter, train.subset(validation_groups(train.groups, 0.15, 0)).lesions())
@@ -208,7 +208,7 @@ def _temperature_of_home(segmenter: models.Segmenter) -> float:
 
 def band(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
     """Errors and calibration over all pixels near a contour."""
-    temperature = _temperature_of_home(segmenter)
+    temperature = _in_domain_temperature(segmenter)
     truth, inside, wrong, near, masks, probs = _in_bands(segmenter, test.lesions())
     pairs = {
         ("band", 1.0): (truth, inside),
@@ -238,7 +238,7 @@ def band(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> p
 
 def domain(segmenter: models.Segmenter, test: datasets.LesionDataset, n: int) -> pd.DataFrame:
     """Compare uncertainty and calibration in-domain with those on two external sets."""
-    temperature = _temperature_of_home(segmenter)
+    temperature = _in_domain_temperature(segmenter)
     others = {"busi, fold 5": test.lesions(), "stu": datasets.load("stu").lesions()}
     bus_bra = datasets.load("bus-bra").lesions()
     few = sorted(np.random.default_rng(0).permutation(len(bus_bra))[:100])

@@ -333,13 +333,13 @@ def maps_table() -> str:
         told = "" if name == "edges" else f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
         likes = []
         for region in regions:
-            like = "not measured"
-            if (name, region, "same") in left.index:
-                alike, n_empty = left.loc[(name, region, "same")]
-                like = f"{alike:.2f}" + (f", {n_empty:.0f} empty" if n_empty else "")
-            if (name, region, "another") in left.index:
-                like += f"; another image {left.loc[(name, region, 'another'), 'alike']:.2f}"
-            likes.append(like)
+            if (name, region, "same") not in left.index:
+                likes.append("not measured")
+                continue
+            alike, n_empty = left.loc[(name, region, "same")]
+            empty = f", {n_empty:.0f} empty" if n_empty else ""
+            control = left.loc[(name, region, "another"), "alike"]
+            likes.append(f"{alike:.2f}{empty}; another image {control:.2f}")
         took = f"{passes[name]:.1f}" if passes.get(name, 0) > 0.5 else ""
         lines.append(
             f"| {name} | {evaluation.bootstrap_mean(part['inside'], part['group'])} | {told} | {' | '.join(likes)} | {took} |"
